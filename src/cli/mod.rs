@@ -1,0 +1,4 @@
+//! One file per applet: options, then a request, then one call, then what to print. No logic.
+
+pub mod getopt;
+pub mod kdumpbox;

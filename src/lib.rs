@@ -1,0 +1,61 @@
+//! kdumpbox: the whole life of a kernel crash dump in one static binary.
+//!
+//! # Glossary
+//! * **segment**: bytes and the physical range they go to when a loaded kernel is started (`kexec_load(2)`).
+//! * **purgatory**: the code that runs between two kernels; ours checks a SHA-256 digest of every segment.
+//! * **crash kernel**: a kernel loaded into reserved memory (`crashkernel=`) that is started when another one panics.
+//! * **elfcorehdr**: the ELF header, made when the crash kernel is loaded, that tells it where the old memory is.
+//! * **vmcore**: `/proc/vmcore`, the crashed machine's memory as an ELF core file.
+//! * **vmcoreinfo**: text in a note of the vmcore: addresses, sizes and offsets of the crashed kernel's structures.
+//! * **PFN**: page frame number. **dump level**: bits that say which classes of pages are left out.
+//! * **ladder**: what the capture does, in order, when something fails: dmesg, asked level, wider level, raw memory.
+//!
+//! # Flow
+//! ```text
+//! kernel file -> image -> boot -> load -> running kernel            kexec
+//!                          ^
+//! /proc, /sys -> host -----+
+//!
+//! /proc/vmcore -> vmcore -> dump -> target -> reboot                kdump-save
+//! kdump.conf -> capture (what, in which order)   init -> capture
+//! ```
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub mod cli;
+pub mod error;
+pub mod mem;
+pub mod target;
+
+/// One name the binary can be called by.
+pub struct Applet {
+    /// File name of argv[0], or argv[1] of `kdumpbox`.
+    pub name: &'static str,
+    /// What it does, in a few words.
+    pub about: &'static str,
+    /// Runs it with the arguments behind its name.
+    pub run: fn(&[OsString]) -> ExitCode,
+}
+
+/// Every applet; `kdumpbox --list` prints this table.
+pub const APPLETS: &[Applet] = &[];
+
+/// Runs the applet that argv[0] names; called as `kdumpbox`, or under an unknown name, the one that argv[1] names.
+pub fn main(argv: Vec<OsString>) -> ExitCode {
+    let (called, rest) = match argv.split_first() {
+        Some((name, rest)) => (name.clone(), rest),
+        None => (OsString::new(), &[][..]),
+    };
+    match find(&called) {
+        Some(applet) => (applet.run)(rest),
+        None => cli::kdumpbox::run(rest),
+    }
+}
+
+/// The applet with the file name of `name`.
+pub fn find(name: &std::ffi::OsStr) -> Option<&'static Applet> {
+    let name = Path::new(name).file_name()?;
+    APPLETS.iter().find(|a| name == a.name)
+}
