@@ -25,6 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub mod cli;
+pub mod crashkernel;
 pub mod error;
 pub mod mem;
 pub mod target;
