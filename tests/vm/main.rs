@@ -1,0 +1,7 @@
+//! Real kernels in QEMU: one module a subject. `cargo test --test vm` runs them all, one machine at a time.
+
+#[allow(dead_code, unused_imports, reason = "each test target takes what it needs of the laboratory")]
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod rig;
