@@ -15,15 +15,16 @@ pub const ORACLE: &str = "LAB-ORACLE-LAST-LINE 4f2d";
 /// Fills memory with pages of every kind; used before a real panic too. Wants a disk at /dev/vda with a
 /// file /fill, and /tmp.
 pub const FILL: &str = "
-mount -t ext4 -o ro /dev/vda /mnt && cat /mnt/fill > /dev/null
+mount -t ext4 /dev/vda /mnt && cat /mnt/fill > /dev/null
+dd if=/dev/urandom of=/mnt/written bs=1M count=8 2>/dev/null
 echo 4 > /proc/sys/vm/nr_hugepages
-head -c 24M /dev/urandom > /tmp/random
-head -c 8M /dev/zero > /tmp/zero
+dd if=/dev/urandom of=/tmp/random bs=1M count=24 2>/dev/null
+dd if=/dev/zero of=/tmp/zero bs=1M count=8 2>/dev/null
 mkfifo /tmp/pipe
 sleep 10000 < /tmp/pipe &
 dd if=/dev/urandom of=/tmp/pipe bs=24M count=1 iflag=fullblock 2>/dev/null &
 # Until the process above has its 24 MiB.
-for i in $(seq 50); do ps -o comm,rss | grep -q '^dd *2[4-9]' && break; sleep 0.2; done
+for i in $(seq 50); do [ $(sed -n 's/AnonPages: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) -gt 24000 ] && break; sleep 0.2; done
 ";
 
 /// A vmcore of `kernel` on the CPU model `cpu` (`qemu64`: 4-level paging, `max`: 5-level), 512 MiB.
@@ -38,7 +39,9 @@ pub fn vmcore(kernel: &Kernel, cpu: &str) -> PathBuf {
     say(&format!("making a vmcore of {} on {cpu}", kernel.release));
     let work = super::workdir(&format!("core-{}-{cpu}", kernel.release));
     let new = work.join("core.elf");
-    let script = format!("{FILL}\necho '{ORACLE}' > /dev/kmsg\necho LAB-CORE-READY\nsleep 1000\n");
+    let script = format!(
+        "{FILL}\necho '{ORACLE}' > /dev/kmsg\necho LAB-CORE-READY $(grep -E \"MemFree|^Cached|AnonPages|Shmem:|HugePages_Total\" /proc/meminfo | tr -s \" \\n\" \" \")\nsleep 1000\n"
+    );
     let guest = Guest::new(kernel, &["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"], &script);
     let initrd = guest.write_gzip(&work.join("initrd"));
     Machine::new(&format!("core-{}-{cpu}", kernel.release), &work, &kernel.vmlinuz())
@@ -54,7 +57,6 @@ pub fn vmcore(kernel: &Kernel, cpu: &str) -> PathBuf {
         .ended();
     plain_headers(&new);
     fs::rename(&new, &core).or_else(|_| fs::copy(&new, &core).map(drop)).expect("keep the core");
-    drop(fs::remove_dir_all(&work));
     core
 }
 
