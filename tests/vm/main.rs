@@ -4,4 +4,6 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod chain;
+mod panic;
 mod rig;

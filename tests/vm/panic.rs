@@ -1,0 +1,83 @@
+//! The rig of the real chain: a first kernel with a reservation loads a crash kernel and panics; what the crash
+//! kernel saves is on a disk afterwards. Also the image that upstream's tools would run in, as the baseline.
+
+use std::path::{Path, PathBuf};
+
+use crate::lab::core::{FILL, ORACLE, fill_disk};
+use crate::lab::{Guest, Kernel, Machine, Outcome, disk};
+
+/// The crash kernel's command line, as a user would write it.
+pub const APPEND: &str = "console=ttyS0 reset_devices nr_cpus=1 irqpoll panic=-1 rootfstype=ramfs";
+
+/// One panic to be staged.
+pub struct Panic<'a> {
+    /// Name of the case.
+    pub name: &'a str,
+    /// The kernel on both sides.
+    pub kernel: &'a Kernel,
+    /// The case's directory.
+    pub work: &'a Path,
+    /// `crashkernel=` of the first kernel.
+    pub crashkernel: &'a str,
+    /// CPU model.
+    pub cpu: &'a str,
+    /// The command that loads: /boot/vmlinuz and /boot/crash.img are there, and `$APPEND`.
+    pub load: &'a str,
+    /// The crash initramfs.
+    pub image: &'a Path,
+    /// Size of the target disk (/dev/vdb, ext4, labelled "target").
+    pub target_mib: u64,
+    /// Whether memory is filled before the panic.
+    pub fill: bool,
+}
+
+impl Panic<'_> {
+    /// Boots, loads, panics; waits for the end. The second value is the image of the target disk.
+    pub fn run(&self) -> (Outcome, PathBuf) {
+        let fill = if self.fill { FILL } else { "" };
+        let script = format!(
+            "{fill}\nAPPEND='{APPEND}'
+echo LAB-RESERVED $(cat /sys/kernel/kexec_crash_size)
+{}
+echo LAB-LOAD $?
+echo LAB-LOADED $(cat /sys/kernel/kexec_crash_loaded)
+grep -E 'MemFree|^Cached|AnonPages|Shmem:' /proc/meminfo
+[ $(cat /sys/kernel/kexec_crash_loaded) = 1 ] || exit
+echo '{ORACLE}' > /dev/kmsg
+echo c > /proc/sysrq-trigger
+",
+            self.load
+        );
+        let guest = Guest::new(self.kernel, &["virtio_pci", "virtio_blk", "ext4"], &script)
+            .product(&["kexec"])
+            .tool("kexec")
+            .file("boot/vmlinuz", &self.kernel.vmlinuz())
+            .file("boot/crash.img", self.image);
+        let target = disk::ext4(&self.work.join("target.img"), self.target_mib, "target", None);
+        let outcome = Machine::new(self.name, self.work, &self.kernel.vmlinuz())
+            .initrd(&guest.write(&self.work.join("first.cpio")))
+            .append(&format!("crashkernel={}", self.crashkernel))
+            .cpu(self.cpu)
+            .disk(&fill_disk(&self.work.join("fill.img")))
+            .disk(&target)
+            .timeout(240)
+            .run();
+        (outcome, target)
+    }
+}
+
+/// The image of today's minimum: busybox's shell around upstream's makedumpfile and vmcore-dmesg.
+pub fn baseline_image(kernel: &Kernel, work: &Path) -> PathBuf {
+    let script = "
+mount -t ext4 /dev/vdb /mnt
+mkdir /mnt/dump
+vmcore-dmesg /proc/vmcore > /mnt/dump/vmcore-dmesg.txt && echo LAB-DMESG-SAVED
+makedumpfile --message-level 4 -c -d 31 /proc/vmcore /mnt/dump/vmcore && echo LAB-SAVED
+grep -E 'MemTotal|MemFree|MemAvailable' /proc/meminfo
+umount /mnt
+";
+    Guest::new(kernel, &["virtio_pci", "virtio_blk", "ext4"], script)
+        .tool("makedumpfile")
+        .tool("vmcore-dmesg")
+        .write_gzip(&work.join("baseline.img"))
+}
