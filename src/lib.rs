@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+pub mod boot;
 pub mod cli;
 pub mod crashkernel;
 pub mod error;
