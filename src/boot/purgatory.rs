@@ -236,7 +236,7 @@ mod tests {
         digest.add(0x5000, &[1; 100]);
         let built = build(&settings, &digest).expect("builds");
         let word = |at: usize| u64::from_le_bytes(built[at..at + 8].try_into().expect("eight bytes"));
-        assert_eq!([word(0), word(8), word(40) as u64], [0x1122, 0x3344, 0x3f8]);
+        assert_eq!([word(0), word(8), word(40)], [0x1122, 0x3344, 0x3f8]);
         assert_eq!([word(56), word(64), word(72)], [1, 0x5000, 128]);
         assert_eq!(built.len(), len());
         assert!(entry_offset() as usize > size_of::<Fields>() && (entry_offset() as usize) < built.len());
