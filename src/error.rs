@@ -35,6 +35,11 @@ pub enum Kind {
     System,
 }
 
+/// Exit code of a save that kept more pages than asked for: struct pages could not be (all) read.
+pub const SAVED_DEGRADED: u8 = 8;
+/// Exit code of a save whose dump stays marked incomplete: the vmcore itself is cut.
+pub const SAVED_INCOMPLETE: u8 = 9;
+
 impl Kind {
     /// Exit code of `kexec` (kexec-tools' table: 1 usage or open, 253 no system call, 254 no reservation, 255 the rest).
     pub const fn kexec_code(self) -> u8 {
@@ -46,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// Exit code of `kdump-save` and of `init`'s capture.
+    /// Exit code of `kdump-save` and of `init`'s capture; beside these 0, [`SAVED_DEGRADED`] and [`SAVED_INCOMPLETE`].
     pub const fn save_code(self) -> u8 {
         match self {
             Kind::Usage => 2,

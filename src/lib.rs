@@ -24,12 +24,15 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub mod boot;
+pub mod abi;
 pub mod cli;
 pub mod crashkernel;
+pub mod dump;
 pub mod error;
 pub mod mem;
+pub mod sys;
 pub mod target;
+pub mod vmcore;
 
 /// One name the binary can be called by.
 pub struct Applet {

@@ -2,3 +2,4 @@
 
 pub mod getopt;
 pub mod kdumpbox;
+pub mod kdump_save;

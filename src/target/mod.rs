@@ -1,5 +1,7 @@
 //! Where a dump goes.
 
+pub mod file;
+
 use crate::error::Result;
 
 /// A place that takes a dump's bytes at offsets, in any order and from several threads.

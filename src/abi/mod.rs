@@ -1,0 +1,3 @@
+//! Layouts that others define, byte for byte, with their C names. No logic.
+
+pub mod diskdump;

@@ -1,0 +1,142 @@
+//! One page in, one page out: the codecs of the kdump-compressed format, each with a context that is used again.
+
+use crate::abi::diskdump::{DUMP_DH_COMPRESSED_ZLIB, DUMP_DH_COMPRESSED_ZSTD};
+
+/// How pages are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// Not at all.
+    #[default]
+    None,
+    /// RFC 1950 streams, level 1 (`-c`).
+    Zlib,
+    /// One zstd frame a page, level 1 (`-z`).
+    Zstd,
+}
+
+impl Codec {
+    /// Its bit in the header's status and in a page's flags; 0 for [`Codec::None`].
+    pub const fn flag(self) -> u32 {
+        match self {
+            Codec::None => 0,
+            Codec::Zlib => DUMP_DH_COMPRESSED_ZLIB,
+            Codec::Zstd => DUMP_DH_COMPRESSED_ZSTD,
+        }
+    }
+
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Codec::None => "none",
+            Codec::Zlib => "zlib",
+            Codec::Zstd => "zstd",
+        }
+    }
+}
+
+enum Context {
+    None,
+    Zlib(libdeflater::Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+/// A thread's encoder.
+pub struct Encoder {
+    context: Context,
+    flag: u32,
+}
+
+impl Encoder {
+    /// An encoder for `codec`; one that can't be made (no memory) stores pages as they are.
+    pub fn new(codec: Codec) -> Self {
+        let context = match codec {
+            Codec::None => Context::None,
+            Codec::Zlib => {
+                libdeflater::CompressionLvl::new(1).map_or(Context::None, |l| Context::Zlib(libdeflater::Compressor::new(l)))
+            }
+            Codec::Zstd => zstd::bulk::Compressor::new(1).map_or(Context::None, Context::Zstd),
+        };
+        Self { context, flag: codec.flag() }
+    }
+
+    /// Appends `page` to `out`, compressed if that makes it smaller; the flags for its descriptor.
+    pub fn encode(&mut self, page: &[u8], out: &mut Vec<u8>) -> u32 {
+        let start = out.len();
+        // A result as large as the page would not be flagged compressed: leave one byte less room.
+        out.resize(start + page.len(), 0);
+        let room = &mut out[start..start + page.len() - 1];
+        let packed = match &mut self.context {
+            Context::None => None,
+            Context::Zlib(c) => c.zlib_compress(page, room).ok(),
+            Context::Zstd(c) => c.compress_to_buffer(page, room).ok(),
+        };
+        match packed {
+            Some(len) => {
+                out.truncate(start + len);
+                self.flag
+            }
+            None => {
+                out[start..].copy_from_slice(page);
+                0
+            }
+        }
+    }
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(page: &[u8]) -> bool {
+    // 64 bytes a turn: wide enough for the vector units, short enough to leave early.
+    let (blocks, rest) = page.as_chunks::<64>();
+    blocks.iter().all(|b| b.iter().fold(0, |a, x| a | x) == 0) && rest.iter().all(|b| *b == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes no codec makes smaller.
+    fn noise() -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        (0..4096)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect()
+    }
+
+    #[test]
+    fn pages_round_trip_and_incompressible_ones_are_stored() {
+        let text: Vec<u8> = (0..4096u32).map(|i| (i / 40) as u8).collect();
+        for codec in [Codec::None, Codec::Zlib, Codec::Zstd] {
+            let mut encoder = Encoder::new(codec);
+            let mut out = vec![7; 3];
+            let flags = encoder.encode(&text, &mut out);
+            assert_eq!(flags, codec.flag());
+            let packed = &out[3..];
+            let plain = match codec {
+                Codec::None => packed.to_vec(),
+                Codec::Zlib => miniz_oxide::inflate::decompress_to_vec_zlib(packed).expect("inflates"),
+                Codec::Zstd => zstd::bulk::decompress(packed, 4096).expect("decompresses"),
+            };
+            assert_eq!(plain, text);
+            assert!(codec == Codec::None || packed.len() < 4096);
+            let before = out.len();
+            assert_eq!(encoder.encode(&noise(), &mut out), 0, "{codec:?}: a page that does not shrink is stored");
+            assert_eq!(out[before..], noise());
+        }
+    }
+
+    #[test]
+    fn one_bit_anywhere_makes_a_page_not_zero() {
+        let mut page = [0u8; 4096];
+        assert!(is_zero(&page));
+        for at in [0, 63, 64, 4095] {
+            page[at] = 0x80;
+            assert!(!is_zero(&page), "byte {at}");
+            page[at] = 0;
+        }
+    }
+}

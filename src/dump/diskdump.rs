@@ -1,0 +1,183 @@
+//! The kdump-compressed container: where everything goes, and the parts that are not page data.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::Level;
+use super::bitmap::Bitmap;
+use super::compress::Codec;
+use crate::abi::diskdump::{
+    DUMP_DH_COMPRESSED_INCOMPLETE, DiskDumpHeader, HEADER_VERSION, KdumpSubHeader, NewUtsname, PageDesc, SIGNATURE,
+};
+use crate::error::{Context, Result};
+use crate::mem::{PAGE_SIZE, Range, VirtAddr};
+use crate::target::Sink;
+use crate::vmcore::{AddressSpace, Vmcore, elf};
+
+/// Bytes of a block: the page size.
+const BLOCK: u64 = PAGE_SIZE;
+/// `status` in the header.
+const STATUS_OFFSET: u64 = std::mem::offset_of!(DiskDumpHeader, status) as u64;
+/// Most note bytes that are carried over: 16 device dumps of 16 MiB leave room for every CPU's registers.
+const MAX_NOTES: u64 = 256 << 20;
+
+/// The file's parts, all known before the first page is read.
+#[derive(Clone, Debug)]
+pub struct Container {
+    header: DiskDumpHeader,
+    sub_header: KdumpSubHeader,
+    notes: Vec<Range>,
+    bitmap_blocks: u64,
+    /// Offset of the first descriptor.
+    pub descriptors: u64,
+    /// Offset of the first page's data.
+    pub data: u64,
+}
+
+impl Container {
+    /// Lays out the dump of `kept` pages of `core`.
+    pub fn new(core: &Vmcore, kept: u64, level: Level, codec: Codec) -> Self {
+        let (notes, size_note) = note_areas(core);
+        let max_mapnr = core.end().0.div_ceil(BLOCK);
+        let sub_blocks = (size_of::<KdumpSubHeader>() as u64 + size_note).div_ceil(BLOCK);
+        let bitmap_blocks = 2 * max_mapnr.div_ceil(8).div_ceil(BLOCK);
+        let descriptors = (1 + sub_blocks + bitmap_blocks) * BLOCK;
+        let data = descriptors + kept * size_of::<PageDesc>() as u64;
+        let mut header = DiskDumpHeader::new_zeroed();
+        header.signature = SIGNATURE;
+        header.header_version.set(HEADER_VERSION);
+        header.utsname = utsname(core);
+        header.tv_sec.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64));
+        header.status.set(codec.flag() | DUMP_DH_COMPRESSED_INCOMPLETE);
+        header.block_size.set(BLOCK as u32);
+        header.sub_hdr_size.set(sub_blocks as u32);
+        header.bitmap_blocks.set(u32::try_from(bitmap_blocks).unwrap_or(u32::MAX));
+        header.max_mapnr.set(u32::try_from(max_mapnr).unwrap_or(u32::MAX));
+        header.nr_cpus.set(core.notes().cpus.min(i32::MAX as u32) as i32);
+        let mut sub_header = KdumpSubHeader::new_zeroed();
+        let phys_base = core.vmcoreinfo().and_then(|i| i.number("phys_base")).unwrap_or(0);
+        sub_header.phys_base.set(phys_base);
+        sub_header.dump_level.set(i32::from(level.bits()));
+        sub_header.max_mapnr_64.set(max_mapnr);
+        if size_note != 0 {
+            let start = BLOCK + size_of::<KdumpSubHeader>() as u64;
+            sub_header.offset_note.set(start);
+            sub_header.size_note.set(size_note);
+            if let Some((offset, size)) = core.notes().vmcoreinfo_at.and_then(|at| place(&notes, at)) {
+                sub_header.offset_vmcoreinfo.set(start + offset);
+                sub_header.size_vmcoreinfo.set(size);
+            }
+        }
+        Self { header, sub_header, notes, bitmap_blocks, descriptors, data }
+    }
+
+    /// Writes everything in front of the descriptors, the header first and marked incomplete.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn begin(&self, core: &Vmcore, ram: &Bitmap, kept: &Bitmap, sink: &dyn Sink) -> Result<()> {
+        let mut block = vec![0u8; BLOCK as usize];
+        block[..size_of::<DiskDumpHeader>()].copy_from_slice(self.header.as_bytes());
+        sink.write_at(0, &block).context(|| "write the dump's header")?;
+        sink.write_at(BLOCK, self.sub_header.as_bytes()).context(|| "write the dump's sub header")?;
+        self.copy_notes(core, sink)?;
+        let half = self.bitmap_blocks / 2;
+        for (i, bitmap) in [ram, kept].into_iter().enumerate() {
+            let start = self.descriptors - self.bitmap_blocks * BLOCK + i as u64 * half * BLOCK;
+            for chunk in 0..half {
+                // Blocks of zeros are left as holes; the last is written, so that the bitmaps are inside the file.
+                let block = bitmap.block(chunk);
+                if block.is_some() || chunk + 1 == half {
+                    let bytes = block.unwrap_or([0; BLOCK as usize]);
+                    sink.write_at(start + chunk * BLOCK, &bytes).context(|| "write the dump's bitmaps")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_notes(&self, core: &Vmcore, sink: &dyn Sink) -> Result<()> {
+        let mut to = BLOCK + size_of::<KdumpSubHeader>() as u64;
+        let mut buffer = vec![0u8; 64 << 10];
+        for area in &self.notes {
+            let mut from = area.start();
+            while from < area.end() {
+                let len = buffer.len().min((area.end() - from) as usize);
+                let part = &mut buffer[..len];
+                // What can't be read stays zero: readers stop at a note without a name.
+                if !elf::read_full(core.input(), from, part).is_ok_and(|n| n == len) {
+                    part.fill(0);
+                }
+                sink.write_at(to, part).context(|| "write the dump's notes")?;
+                from += len as u64;
+                to += len as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last write of a dump that is complete: takes the mark of the header away.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn complete(&self, sink: &dyn Sink) -> Result<()> {
+        let status = self.header.status.get() & !DUMP_DH_COMPRESSED_INCOMPLETE;
+        sink.write_at(STATUS_OFFSET, &status.to_le_bytes()).context(|| "mark the dump complete")
+    }
+}
+
+/// The note areas that are carried over, and their bytes together.
+fn note_areas(core: &Vmcore) -> (Vec<Range>, u64) {
+    let mut total = 0;
+    let mut areas = Vec::new();
+    for area in &core.notes().areas {
+        let len = area.len().min(MAX_NOTES - total);
+        areas.extend(Range::with_len(area.start(), len).filter(|a| !a.is_empty()));
+        total += len;
+    }
+    (areas, total)
+}
+
+/// Where the range `wanted` of the vmcore lies among the concatenated `areas`.
+fn place(areas: &[Range], wanted: Range) -> Option<(u64, u64)> {
+    let mut before = 0;
+    for area in areas {
+        if area.contains_range(wanted) {
+            return Some((before + wanted.start() - area.start(), wanted.len()));
+        }
+        before += area.len();
+    }
+    None
+}
+
+/// The crashed kernel's names: from its memory, else the release from VMCOREINFO.
+fn utsname(core: &Vmcore) -> NewUtsname {
+    let mut names = NewUtsname::new_zeroed();
+    if let Some(found) = read_utsname(core) {
+        return found;
+    }
+    let fill = |field: &mut [u8; 65], text: &str| {
+        let n = text.len().min(64);
+        field[..n].copy_from_slice(&text.as_bytes()[..n]);
+    };
+    fill(&mut names.sysname, "Linux");
+    // libkdumpfile takes the architecture from here.
+    fill(&mut names.machine, "x86_64");
+    fill(&mut names.release, core.vmcoreinfo().and_then(|i| i.get("OSRELEASE")).unwrap_or_default());
+    names
+}
+
+fn read_utsname(core: &Vmcore) -> Option<NewUtsname> {
+    let info = core.vmcoreinfo()?;
+    let at = info.symbol("init_uts_ns")?;
+    let space = AddressSpace::new(info, core.loads());
+    let reader = core.reader();
+    // Before its offset was exported the names followed a reference count of 4 bytes.
+    let offsets = info.offset("uts_namespace.name").map_or(vec![0, 4], |o| vec![o]);
+    offsets.into_iter().find_map(|offset| {
+        let mut names = NewUtsname::new_zeroed();
+        space.read(&reader, VirtAddr(at.wrapping_add(offset as u64)), names.as_mut_bytes()).ok()?;
+        names.sysname.starts_with(b"Linux\0").then_some(names)
+    })
+}

@@ -1,0 +1,299 @@
+//! Which pages a dump keeps: everything in the vmcore, less the classes of the dump level.
+//!
+//! What can't be proven droppable is kept. A section whose struct pages can't all be read is kept whole; if no struct
+//! page can be found at all, the level falls to 1, which needs none. Nothing here fails a dump.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Level;
+use super::bitmap::{Bitmap, CHUNK};
+use crate::error::{Error, Kind, Result};
+use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
+use crate::vmcore::pages::{Class, PageLayout};
+use crate::vmcore::sections::Sections;
+use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore};
+
+/// Struct pages read at a time: 256 KiB of them, which is 16 MiB of memory.
+const BATCH: u64 = 4096;
+
+/// Pages left out, by why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Page cache without private data.
+    pub cache: u64,
+    /// Page cache with private data.
+    pub cache_private: u64,
+    /// Memory of user processes.
+    pub user: u64,
+    /// Free.
+    pub free: u64,
+    /// Broken memory.
+    pub hwpoison: u64,
+    /// Logically offline.
+    pub offline: u64,
+}
+
+impl Dropped {
+    fn of(&mut self, class: Class) -> &mut u64 {
+        match class {
+            Class::Cache => &mut self.cache,
+            Class::CachePrivate => &mut self.cache_private,
+            Class::User => &mut self.user,
+            Class::Free => &mut self.free,
+            Class::Hwpoison => &mut self.hwpoison,
+            Class::Offline => &mut self.offline,
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.cache + self.cache_private + self.user + self.free + self.hwpoison + self.offline
+    }
+}
+
+/// What the filter decided.
+#[derive(Clone, Debug, Default)]
+pub struct Filtered {
+    /// Pages the vmcore has.
+    pub ram: Bitmap,
+    /// Pages the dump will have.
+    pub kept: Bitmap,
+    /// Pages it won't.
+    pub dropped: Dropped,
+    /// The level that was reached.
+    pub level: Level,
+    /// Why more is kept than was asked for; empty if it is not.
+    pub degraded: Vec<String>,
+    /// What else is worth knowing.
+    pub warnings: Vec<String>,
+}
+
+/// Decides for all of `core`.
+pub fn filter(core: &Vmcore, level: Level, threads: usize) -> Filtered {
+    let end_pfn = core.end().0.div_ceil(PAGE_SIZE);
+    let mut ram = Bitmap::new(end_pfn);
+    for segment in core.segments() {
+        ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
+    }
+    let mut filtered = Filtered { kept: ram.clone(), ram, level, ..Filtered::default() };
+    if !level.needs_struct_pages() {
+        return filtered;
+    }
+    match Scan::new(core, level) {
+        Ok(scan) => scan.run(core, threads, &mut filtered),
+        Err(e) => {
+            filtered.level = level.without_struct_pages();
+            let reached = filtered.level;
+            filtered.degraded.push(format!("no page could be classified, so level {level} fell to {reached}: {e}"));
+        }
+    }
+    filtered
+}
+
+struct Scan {
+    layout: PageLayout,
+    sections: Sections,
+    space: AddressSpace,
+    level: Level,
+    pinned: Vec<Pfn>,
+}
+
+/// What became of one chunk's struct pages.
+enum Outcome {
+    Read,
+    /// None is there: memory the kernel did not manage.
+    Absent,
+    Broken(Fault),
+}
+
+/// Runs of pages to drop, in the order found.
+type Drops = Vec<(Range<u64>, Class)>;
+
+impl Scan {
+    fn new(core: &Vmcore, level: Level) -> Result<Self> {
+        let info =
+            core.vmcoreinfo().ok_or_else(|| Error::new(Kind::Missing, "the vmcore has no VMCOREINFO note"))?;
+        let reader = core.reader();
+        let space = AddressSpace::new(info, core.loads());
+        let layout = PageLayout::new(info)?;
+        let sections = Sections::find(info, &space, &reader, core.end().0.div_ceil(PAGE_SIZE))?;
+        let pinned = pinned(core, &space, &sections);
+        Ok(Self { layout, sections, space, level, pinned })
+    }
+
+    fn run(&self, core: &Vmcore, threads: usize, filtered: &mut Filtered) {
+        let next = AtomicU64::new(0);
+        let broken = Mutex::new((0u64, None));
+        let absent = AtomicU64::new(0);
+        let chunks = filtered.ram.chunks();
+        let Filtered { kept, ram, dropped, .. } = filtered;
+        let result = Mutex::new((kept, dropped));
+        let work = || {
+            let reader = core.reader();
+            let mut buffer = Vec::new();
+            let mut drops = Drops::new();
+            loop {
+                let chunk = next.fetch_add(1, Ordering::Relaxed);
+                if chunk >= chunks {
+                    return;
+                }
+                if ram.is_empty(chunk) {
+                    continue;
+                }
+                drops.clear();
+                match self.chunk(core, &reader, chunk, &mut buffer, &mut drops) {
+                    Outcome::Read => {
+                        let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
+                        for (pfns, class) in drops.drain(..) {
+                            let cleared = result.0.clear(pfns);
+                            *result.1.of(class) += cleared;
+                        }
+                    }
+                    Outcome::Absent => {
+                        absent.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Outcome::Broken(fault) => {
+                        let mut broken = broken.lock().unwrap_or_else(|e| e.into_inner());
+                        broken.0 += 1;
+                        broken.1.get_or_insert((chunk * CHUNK * PAGE_SIZE, fault));
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.max(1) {
+                // A thread that can't be had is work for the others.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        if let (count, Some((at, fault))) = broken.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            filtered.degraded.push(format!(
+                "{count} memory section(s) kept whole because their struct pages can't be read, the first at {at:#x}: {fault}"
+            ));
+        }
+        self.verify(filtered);
+    }
+
+    /// Goes through the struct pages of one chunk's memory.
+    fn chunk(
+        &self,
+        core: &Vmcore,
+        mem: &dyn PhysMem,
+        chunk: u64,
+        buffer: &mut Vec<u8>,
+        drops: &mut Drops,
+    ) -> Outcome {
+        let pfns = chunk * CHUNK..(chunk + 1) * CHUNK;
+        let segments = core.segments();
+        let first = segments.partition_point(|s| s.phys.end() <= pfns.start * PAGE_SIZE);
+        let (mut some, mut fault) = (false, None);
+        let mut done = pfns.start;
+        for segment in &segments[first..] {
+            let start = done.max(segment.phys.start() / PAGE_SIZE);
+            let end = pfns.end.min(segment.phys.end().div_ceil(PAGE_SIZE));
+            if segment.phys.start() >= pfns.end * PAGE_SIZE {
+                break;
+            }
+            let mut at = start;
+            while at < end {
+                // Batches are aligned, so that a head and its first tail page (an even number and the next) are together.
+                let stop = end.min((at / BATCH + 1) * BATCH);
+                match self.batch(mem, at..stop, buffer, drops) {
+                    Ok(true) => some = true,
+                    Ok(false) => {}
+                    Err(e) => {
+                        fault.get_or_insert(e);
+                    }
+                }
+                at = stop;
+            }
+            done = done.max(end);
+        }
+        match fault {
+            None => Outcome::Read,
+            Some(Fault::NotMapped(_)) if !some => Outcome::Absent,
+            Some(fault) => Outcome::Broken(fault),
+        }
+    }
+
+    /// Classifies `pfns`. `false` if the section has no struct pages.
+    fn batch(&self, mem: &dyn PhysMem, pfns: Range<u64>, buffer: &mut Vec<u8>, drops: &mut Drops) -> Result<bool, Fault> {
+        let size = self.layout.size;
+        let section = pfns.start / self.sections.pages_per_section;
+        let Some(base) = self.sections.struct_pages(&self.space, mem, section, size) else { return Ok(false) };
+        let within = pfns.start - section * self.sections.pages_per_section;
+        // One struct more than asked for, where the run ends on a head: its order is in the first tail page.
+        let count = (pfns.end - pfns.start).next_multiple_of(2) as usize;
+        buffer.resize(count * size, 0);
+        let va = VirtAddr(base.wrapping_add(within * size as u64));
+        let asked = (pfns.end - pfns.start) as usize * size;
+        if self.space.read(mem, va, buffer).is_err() {
+            buffer.truncate(asked);
+            self.space.read(mem, va, buffer)?;
+        }
+        let mut at = pfns.start;
+        while at < pfns.end {
+            let offset = (at - pfns.start) as usize * size;
+            let page = &buffer[offset..offset + size];
+            let tail = buffer.get(offset + size..offset + 2 * size).unwrap_or_default();
+            let verdict = self.layout.classify(page, tail, at, self.level.bits());
+            let Some(verdict) = verdict else { break };
+            let Some(class) = verdict.class else {
+                at += 1;
+                continue;
+            };
+            let end = at + (1 << verdict.order);
+            match drops.last_mut() {
+                Some((run, c)) if *c == class && run.end == at => run.end = end,
+                _ => drops.push((at..end, class)),
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// What must not be missing is put back, and results that can't be right are reported.
+    fn verify(&self, filtered: &mut Filtered) {
+        let mut lost = 0;
+        for pfn in &self.pinned {
+            if filtered.ram.get(pfn.0) && !filtered.kept.get(pfn.0) {
+                filtered.kept.set(pfn.0..pfn.0 + 1);
+                lost += 1;
+            }
+        }
+        if lost != 0 {
+            filtered.warnings.push(format!(
+                "{lost} page(s) of the kernel's own tables were classified as droppable and put back: the filter misreads this kernel"
+            ));
+        }
+        if self.sections.repaired != 0 {
+            let n = self.sections.repaired;
+            filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
+        }
+        if self.level.bits() & 16 != 0 && filtered.dropped.free == 0 {
+            filtered.warnings.push("no free page was found although level bit 16 asks to drop them: the filter may misread this kernel".into());
+        }
+    }
+}
+
+/// Pages no reader can do without: the page table's root, the names, the log's head, the section table.
+fn pinned(core: &Vmcore, space: &AddressSpace, sections: &Sections) -> Vec<Pfn> {
+    const SYMBOLS: [&str; 9] = [
+        "swapper_pg_dir",
+        "init_top_pgt",
+        "init_level4_pgt",
+        "init_uts_ns",
+        "prb",
+        "printk_rb_static",
+        "log_buf",
+        "mem_section",
+        "_stext",
+    ];
+    let reader = core.reader();
+    let symbols = SYMBOLS.iter().filter_map(|s| core.vmcoreinfo().and_then(|i| i.symbol(s)).map(VirtAddr));
+    let mapped = symbols.chain(sections.table_address()).filter_map(|va| space.translate(&reader, va).ok());
+    mapped.map(|m| Pfn(m.phys.0 / PAGE_SIZE)).collect()
+}

@@ -1,0 +1,125 @@
+//! One thread's way into a vmcore: a window of the file mapped at a time, `pread` where windows don't work, and pages
+//! that can't be read replaced by zeros.
+
+use std::cell::RefCell;
+
+use super::elf::{Load, read_full};
+use super::input::Input;
+use super::le::{index, wide};
+use super::{Fault, PhysMem};
+use crate::mem::{PAGE_SIZE, PhysAddr, Range};
+use crate::sys::Mapping;
+
+/// Bytes mapped at a time. The kernel remaps page by page below, so that larger windows gain little.
+const WINDOW: u64 = 4 << 20;
+
+/// The segment that holds `at`. `segments` is ascending and disjoint.
+pub fn find(segments: &[Load], at: u64) -> Option<&Load> {
+    let i = segments.partition_point(|s| s.phys.end() <= at);
+    segments.get(i).filter(|s| s.phys.contains(at))
+}
+
+#[derive(Default)]
+struct Window {
+    map: Option<Mapping>,
+    /// Start of the window in the file; of the last refused one while `map` is `None`.
+    start: Option<u64>,
+}
+
+/// See the module. Not shared between threads: the window is its own.
+pub struct Reader<'a> {
+    input: &'a dyn Input,
+    segments: &'a [Load],
+    window: RefCell<Window>,
+}
+
+/// What became of a page that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageRead {
+    /// All bytes the vmcore has of it are there; a fragment's rest is zero.
+    Whole,
+    /// It could not be read; all zeros.
+    Unreadable,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(input: &'a dyn Input, segments: &'a [Load]) -> Self {
+        Self { input, segments, window: RefCell::default() }
+    }
+
+    /// Fills `buf` from `offset` of the file.
+    fn read_file(&self, offset: u64, buf: &mut [u8]) -> Result<(), Fault> {
+        let start = offset & !WINDOW.wrapping_sub(1);
+        let within = index(offset.wrapping_sub(start));
+        {
+            let mut window = self.window.borrow_mut();
+            if window.start != Some(start) {
+                let len = WINDOW.min(self.input.size().saturating_sub(start));
+                *window = Window { map: self.input.map(start, index(len)), start: Some(start) };
+            }
+            if let Some(map) = &window.map {
+                let head = buf.len().min(map.len().saturating_sub(within));
+                if head == buf.len() && map.copy_to(within, buf) {
+                    return Ok(());
+                }
+                if head != 0
+                    && let Some((first, rest)) = buf.split_at_mut_checked(head)
+                    && map.copy_to(within, first)
+                {
+                    drop(window);
+                    return self.read_file(offset.saturating_add(wide(head)), rest);
+                }
+            }
+        }
+        match read_full(self.input, offset, buf) {
+            Ok(n) if n == buf.len() => Ok(()),
+            Ok(_) => Err(Fault::Io(rustix::io::Errno::IO.raw_os_error())),
+            Err(e) => Err(Fault::Io(e.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))),
+        }
+    }
+
+    /// Fills `buf` with whole pages from the page-aligned `at`, all inside one segment, in one read. `false` if that
+    /// can't be done; take the pages one by one then.
+    pub fn read_run(&self, at: PhysAddr, buf: &mut [u8]) -> bool {
+        self.read(at, buf).is_ok()
+    }
+
+    /// Fills `page` with the page at `at`. Parts the vmcore lacks are zero; a read error makes it all zero.
+    pub fn read_page(&self, at: PhysAddr, page: &mut [u8]) -> PageRead {
+        if self.read(at, page).is_ok() {
+            return PageRead::Whole;
+        }
+        page.fill(0);
+        let Some(wanted) = Range::with_len(at.0, PAGE_SIZE.min(wide(page.len()))) else { return PageRead::Unreadable };
+        let mut pos = wanted.start();
+        while pos < wanted.end() {
+            let next = self.segments.partition_point(|s| s.phys.end() <= pos);
+            let Some(part) = self.segments.get(next).and_then(|s| s.phys.intersect(wanted)) else { break };
+            let (from, to) = (index(part.start().wrapping_sub(at.0)), index(part.end().wrapping_sub(at.0)));
+            let read = page.get_mut(from..to).map(|bytes| self.read(PhysAddr(part.start()), bytes));
+            if !matches!(read, Some(Ok(()))) {
+                page.fill(0);
+                return PageRead::Unreadable;
+            }
+            pos = part.end();
+        }
+        PageRead::Whole
+    }
+}
+
+impl PhysMem for Reader<'_> {
+    fn read(&self, at: PhysAddr, buf: &mut [u8]) -> Result<(), Fault> {
+        let (mut pos, mut rest) = (at.0, buf);
+        // A read may cross from one segment into an adjacent one: each turn takes what one segment holds.
+        while !rest.is_empty() {
+            let segment = find(self.segments, pos).ok_or(Fault::NotThere(PhysAddr(pos)))?;
+            let here = index(segment.phys.end().saturating_sub(pos).min(wide(rest.len())));
+            let (now, later) = rest.split_at_mut_checked(here).ok_or(Fault::NotThere(PhysAddr(pos)))?;
+            let skip = pos.saturating_sub(segment.phys.start());
+            self.read_file(segment.offset.saturating_add(skip), now)?;
+            pos = pos.saturating_add(wide(here));
+            rest = later;
+        }
+        Ok(())
+    }
+}
