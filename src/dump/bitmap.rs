@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_set_of_numbers(ops in proptest::collection::vec((any::<bool>(), 0..3 * CHUNK, 0..70_000u64), 0..12)) {
+        fn behaves_like_a_set_of_numbers(ops in proptest::collection::vec((any::<bool>(), 0..3 * CHUNK, 0..9_000u64), 0..8)) {
             let (mut map, mut model) = (Bitmap::new(3 * CHUNK), BTreeSet::new());
             for (add, start, len) in ops {
                 let pfns = start..start + len;

@@ -51,9 +51,8 @@ impl Encoder {
     pub fn new(codec: Codec) -> Self {
         let context = match codec {
             Codec::None => Context::None,
-            Codec::Zlib => {
-                libdeflater::CompressionLvl::new(1).map_or(Context::None, |l| Context::Zlib(libdeflater::Compressor::new(l)))
-            }
+            Codec::Zlib => libdeflater::CompressionLvl::new(1)
+                .map_or(Context::None, |l| Context::Zlib(libdeflater::Compressor::new(l))),
             Codec::Zstd => zstd::bulk::Compressor::new(1).map_or(Context::None, Context::Zstd),
         };
         Self { context, flag: codec.flag() }

@@ -23,7 +23,7 @@ const STATUS_OFFSET: u64 = std::mem::offset_of!(DiskDumpHeader, status) as u64;
 const MAX_NOTES: u64 = 256 << 20;
 
 /// The file's parts, all known before the first page is read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Container {
     header: DiskDumpHeader,
     sub_header: KdumpSubHeader,

@@ -113,8 +113,7 @@ type Drops = Vec<(Range<u64>, Class)>;
 
 impl Scan {
     fn new(core: &Vmcore, level: Level) -> Result<Self> {
-        let info =
-            core.vmcoreinfo().ok_or_else(|| Error::new(Kind::Missing, "the vmcore has no VMCOREINFO note"))?;
+        let info = core.vmcoreinfo().ok_or_else(|| Error::new(Kind::Missing, "the vmcore has no VMCOREINFO note"))?;
         let reader = core.reader();
         let space = AddressSpace::new(info, core.loads());
         let layout = PageLayout::new(info)?;
@@ -178,14 +177,7 @@ impl Scan {
     }
 
     /// Goes through the struct pages of one chunk's memory.
-    fn chunk(
-        &self,
-        core: &Vmcore,
-        mem: &dyn PhysMem,
-        chunk: u64,
-        buffer: &mut Vec<u8>,
-        drops: &mut Drops,
-    ) -> Outcome {
+    fn chunk(&self, core: &Vmcore, mem: &dyn PhysMem, chunk: u64, buffer: &mut Vec<u8>, drops: &mut Drops) -> Outcome {
         let pfns = chunk * CHUNK..(chunk + 1) * CHUNK;
         let segments = core.segments();
         let first = segments.partition_point(|s| s.phys.end() <= pfns.start * PAGE_SIZE);
@@ -220,7 +212,13 @@ impl Scan {
     }
 
     /// Classifies `pfns`. `false` if the section has no struct pages.
-    fn batch(&self, mem: &dyn PhysMem, pfns: Range<u64>, buffer: &mut Vec<u8>, drops: &mut Drops) -> Result<bool, Fault> {
+    fn batch(
+        &self,
+        mem: &dyn PhysMem,
+        pfns: Range<u64>,
+        buffer: &mut Vec<u8>,
+        drops: &mut Drops,
+    ) -> Result<bool, Fault> {
         let size = self.layout.size;
         let section = pfns.start / self.sections.pages_per_section;
         let Some(base) = self.sections.struct_pages(&self.space, mem, section, size) else { return Ok(false) };
@@ -274,7 +272,10 @@ impl Scan {
             filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
         }
         if self.level.bits() & 16 != 0 && filtered.dropped.free == 0 {
-            filtered.warnings.push("no free page was found although level bit 16 asks to drop them: the filter may misread this kernel".into());
+            filtered.warnings.push(
+                "no free page was found although level bit 16 asks to drop them: the filter may misread this kernel"
+                    .into(),
+            );
         }
     }
 }

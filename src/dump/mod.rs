@@ -128,7 +128,9 @@ mod tests {
 
     #[test]
     fn levels_are_numbers_from_0_to_31_and_nothing_else() {
-        for (text, level) in [("0", Some(0)), ("31", Some(31)), ("32", None), ("abc", None), ("-1", None), ("", None), ("3x", None)] {
+        for (text, level) in
+            [("0", Some(0)), ("31", Some(31)), ("32", None), ("abc", None), ("-1", None), ("", None), ("3x", None)]
+        {
             assert_eq!(text.parse::<Level>().ok().map(Level::bits), level, "{text}");
         }
     }

@@ -96,14 +96,17 @@ fn check_place(directory: impl AsFd, path: &Path, name: &std::ffi::OsStr, overwr
         let (kind, message) = if meta.is_dir() {
             (Kind::Exists, format!("output {shown} is a directory; name the file to be made in it"))
         } else {
-            (Kind::Invalid, format!("output {shown} is not a regular file, and a dump is written at offsets: give a path in a file system"))
+            (
+                Kind::Invalid,
+                format!(
+                    "output {shown} is not a regular file, and a dump is written at offsets: give a path in a file system"
+                ),
+            )
         };
         return Err(Error::new(kind, message));
     }
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) if !overwrite => {
-            Err(Error::new(Kind::Exists, format!("output {shown} exists; -f replaces it")))
-        }
+        Ok(_) if !overwrite => Err(Error::new(Kind::Exists, format!("output {shown} exists; -f replaces it"))),
         _ => Ok(()),
     }
 }
