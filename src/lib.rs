@@ -45,7 +45,11 @@ pub struct Applet {
 }
 
 /// Every applet; `kdumpbox --list` prints this table.
-pub const APPLETS: &[Applet] = &[];
+pub const APPLETS: &[Applet] = &[Applet {
+    name: "kdump-save",
+    about: "save a crashed kernel's memory, filtered and compressed",
+    run: cli::kdump_save::run,
+}];
 
 /// Runs the applet that argv[0] names; called as `kdumpbox`, or under an unknown name, the one that argv[1] names.
 pub fn main(argv: Vec<OsString>) -> ExitCode {

@@ -207,7 +207,8 @@ fn save(core: &Vmcore, options: &Options, output: &Path, messages: Messages) -> 
         if last.get().elapsed() >= Duration::from_secs(2) {
             last.set(Instant::now());
             let percent = (p.pages * 100).checked_div(p.total).unwrap_or(100);
-            messages.print(Messages::PROGRESS, &format!("{percent:3} % of {} pages, {} written", p.total, size(p.bytes)));
+            messages
+                .print(Messages::PROGRESS, &format!("{percent:3} % of {} pages, {} written", p.total, size(p.bytes)));
         }
     };
     let report = dump::save(core, &request, &sink, &progress).context(|| {

@@ -1,5 +1,5 @@
 //! One file per applet: options, then a request, then one call, then what to print. No logic.
 
 pub mod getopt;
-pub mod kdumpbox;
 pub mod kdump_save;
+pub mod kdumpbox;
