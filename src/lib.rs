@@ -25,6 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub mod abi;
+pub mod boot;
 pub mod cli;
 pub mod crashkernel;
 pub mod dump;

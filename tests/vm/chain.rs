@@ -1,7 +1,7 @@
 //! The main job: a kernel panics, its memory is on disk, and others can read it.
 
 use crate::lab::{Kernel, SUITE, disk, workdir};
-use crate::panic::{Panic, baseline_image};
+use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image};
 
 #[test]
 fn the_rig_with_upstreams_tools() {
@@ -14,7 +14,7 @@ fn the_rig_with_upstreams_tools() {
         work: &work,
         crashkernel: "128M",
         cpu: "qemu64",
-        load: "/bin/kexec -p -s /boot/vmlinuz --initrd=/boot/crash.img --append=\"$APPEND\"",
+        load: UPSTREAM_LOAD,
         image: &image,
         target_mib: 256,
         fill: true,

@@ -42,7 +42,7 @@ echo LAB-RESERVED $(cat /sys/kernel/kexec_crash_size)
 echo LAB-LOAD $?
 echo LAB-LOADED $(cat /sys/kernel/kexec_crash_loaded)
 grep -E 'MemFree|^Cached|AnonPages|Shmem:' /proc/meminfo
-[ $(cat /sys/kernel/kexec_crash_loaded) = 1 ] || exit
+[ $(cat /sys/kernel/kexec_crash_loaded) = 1 ] || reboot -f
 echo '{ORACLE}' > /dev/kmsg
 echo c > /proc/sysrq-trigger
 ",
@@ -81,3 +81,6 @@ umount /mnt
         .tool("vmcore-dmesg")
         .write_gzip(&work.join("baseline.img"))
 }
+
+/// How upstream's kexec loads the crash kernel.
+pub const UPSTREAM_LOAD: &str = "/bin/kexec -p -s /boot/vmlinuz --initrd=/boot/crash.img --append=\"$APPEND\"";

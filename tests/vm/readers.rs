@@ -1,0 +1,61 @@
+//! A captured dump through the eyes of tools that read debug symbols: crash and drgn.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::lab::core::ORACLE;
+use crate::lab::{Kernel, SUITE, checkout, disk, drgn, fetch, run, workdir};
+use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image};
+
+/// What drgn says with symbols; the same for every dump of one panic.
+fn drgn_report(dump: &Path, vmlinux: &Path) -> String {
+    let output = run(drgn().arg(checkout().join("tests/lab/read_dump.py")).arg(dump).arg(vmlinux));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn crash_report(dump: &Path, vmlinux: &Path, work: &Path) -> String {
+    let commands = work.join("crash.commands");
+    fs::write(&commands, "sys\nbt\nlog\nmod\nquit\n").expect("write crash's commands");
+    let crash = fetch(&["crash", SUITE]).join("bin/crash");
+    let mut command = Command::new(crash);
+    command.arg("-s").arg("-i").arg(&commands).arg(vmlinux).arg(dump).stdin(Stdio::null());
+    String::from_utf8_lossy(&run(&mut command).stdout).into_owned()
+}
+
+fn check(dump: &Path, kernel: &Kernel, work: &Path) {
+    let vmlinux = fetch(&["debug", SUITE]).join("vmlinux");
+    let report = drgn_report(dump, &vmlinux);
+    let value = |key: &str| report.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
+    assert_eq!(value("memory_release="), kernel.release);
+    assert_eq!(value("first_tasks="), "init kthreadd");
+    assert!(value("tasks=").parse::<u32>().is_ok_and(|n| n > 40), "{report}");
+    assert!(value("stack=").contains("sysrq_handle_crash"), "{report}");
+    assert_eq!(value("unreadable_stacks="), "0");
+    assert!(report.contains(ORACLE), "{report}");
+    let report = crash_report(dump, &vmlinux, work);
+    for text in [&kernel.release, "sysrq_handle_crash", "sysrq triggered crash", ORACLE, "virtio_blk"] {
+        assert!(report.contains(text), "crash does not show '{text}':\n{report}");
+    }
+}
+
+#[test]
+fn upstreams_dump_is_what_the_readers_expect() {
+    let kernel = Kernel::of(SUITE);
+    let work = workdir("readers-upstream");
+    let image = baseline_image(&kernel, &work);
+    let panic = Panic {
+        name: "readers-upstream",
+        kernel: &kernel,
+        work: &work,
+        crashkernel: "128M",
+        cpu: "max",
+        load: UPSTREAM_LOAD,
+        image: &image,
+        target_mib: 256,
+        fill: true,
+    };
+    let (outcome, target) = panic.run();
+    outcome.ended().expect("LAB-SAVED");
+    check(&disk::copy_out(&target, "/dump/vmcore", &work.join("vmcore")), &kernel, &work);
+}

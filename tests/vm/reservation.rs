@@ -1,0 +1,55 @@
+//! The smallest `crashkernel=` with which a panic of a 1 GiB machine is captured, in steps of 4 MiB.
+
+use std::path::Path;
+
+use crate::lab::{Kernel, SUITE, disk, say, workdir};
+use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image};
+
+const STEP_MIB: u32 = 4;
+
+/// Whether a whole dump is on the target disk after a panic with this reservation.
+fn captures(name: &str, kernel: &Kernel, image: &Path, load: &str, mib: u32) -> bool {
+    let name = format!("{name}-{mib}M");
+    let work = workdir(&name);
+    let crashkernel = format!("{mib}M");
+    let panic = Panic {
+        name: &name,
+        kernel,
+        work: &work,
+        crashkernel: &crashkernel,
+        cpu: "qemu64",
+        load,
+        image,
+        target_mib: 256,
+        fill: true,
+    };
+    let (outcome, target) = panic.run();
+    outcome.expect(&format!("LAB-RESERVED {}", u64::from(mib) << 20));
+    let saved = disk::files(&target).iter().any(|path| path.ends_with("/vmcore"));
+    say(&format!("{name}: {}", if saved { "captured" } else { "not captured" }));
+    saved
+}
+
+/// Bisects between a reservation known to be too small and one expected to be enough.
+fn smallest(name: &str, kernel: &Kernel, image: &Path, load: &str) -> u32 {
+    let (mut bad, mut good) = (64, 160);
+    assert!(captures(name, kernel, image, load, good), "{name}: {good}M is not enough");
+    while good - bad > STEP_MIB {
+        let middle = (bad + good) / 2 / STEP_MIB * STEP_MIB;
+        if captures(name, kernel, image, load, middle) {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    say(&format!("{name}: the smallest crashkernel= that captures is {good}M"));
+    good
+}
+
+#[test]
+fn busybox_and_makedumpfile_need() {
+    let kernel = Kernel::of(SUITE);
+    let image = baseline_image(&kernel, &workdir("reserve-baseline"));
+    let need = smallest("reserve-baseline", &kernel, &image, UPSTREAM_LOAD);
+    assert!((84..=128).contains(&need), "the baseline needs {need}M, which no earlier measurement came near");
+}
