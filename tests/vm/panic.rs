@@ -29,6 +29,8 @@ pub struct Panic<'a> {
     pub target_mib: u64,
     /// Whether memory is filled before the panic.
     pub fill: bool,
+    /// The machine's memory.
+    pub memory_mib: u32,
 }
 
 impl Panic<'_> {
@@ -58,6 +60,7 @@ echo c > /proc/sysrq-trigger
             .initrd(&guest.write(&self.work.join("first.cpio")))
             .append(&format!("crashkernel={}", self.crashkernel))
             .cpu(self.cpu)
+            .memory(self.memory_mib)
             .disk(&fill_disk(&self.work.join("fill.img")))
             .disk(&target)
             .timeout(240)

@@ -54,6 +54,7 @@ fn upstreams_dump_is_what_the_readers_expect() {
         image: &image,
         target_mib: 256,
         fill: true,
+        memory_mib: 1024,
     };
     let (outcome, target) = panic.run();
     outcome.ended().expect("LAB-SAVED");

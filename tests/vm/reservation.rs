@@ -22,6 +22,7 @@ fn captures(name: &str, kernel: &Kernel, image: &Path, load: &str, mib: u32) -> 
         image,
         target_mib: 256,
         fill: true,
+        memory_mib: 1024,
     };
     let (outcome, target) = panic.run();
     outcome.expect(&format!("LAB-RESERVED {}", u64::from(mib) << 20));
