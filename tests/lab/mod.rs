@@ -73,7 +73,12 @@ pub fn fetch(args: &[&str]) -> PathBuf {
 
 /// A command that runs one of upstream's programs (`kexec`, `makedumpfile`, `vmcore-dmesg`, `strace`).
 pub fn tool(name: &str) -> Command {
-    let mut command = Command::new(fetch(&["tools", SUITE]).join("bin").join(name));
+    tool_of(SUITE, name)
+}
+
+/// The same from another suite: each knows the kernels of its time.
+pub fn tool_of(suite: &str, name: &str) -> Command {
+    let mut command = Command::new(fetch(&["tools", suite]).join("bin").join(name));
     command.stdin(Stdio::null());
     command
 }

@@ -12,3 +12,5 @@ mod panic;
 mod readers;
 #[path = "reservation.rs"]
 mod reservation;
+#[path = "suites.rs"]
+mod suites;
