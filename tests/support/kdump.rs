@@ -85,11 +85,22 @@ impl Kdump {
         (u64_at(&self.data, at), u32_at(&self.data, at + 8) as usize, u32_at(&self.data, at + 12))
     }
 
+    /// Page frames the dump has, ascending: the order of its descriptors.
+    pub fn kept(&self) -> Vec<u64> {
+        (0..self.max_mapnr).filter(|pfn| self.bit(self.kept, *pfn)).collect()
+    }
+
+    /// The page of the descriptor with this index.
+    pub fn by_index(&self, index: usize, pfn: u64) -> Page {
+        let at = self.descriptors + index * 24;
+        self.decode(pfn, (u64_at(&self.data, at), u32_at(&self.data, at + 8) as usize, u32_at(&self.data, at + 12)))
+    }
+
     pub fn page(&self, pfn: u64) -> Page {
-        if !self.is_kept(pfn) {
-            return Page::Excluded;
-        }
-        let (offset, size, flags) = self.descriptor(pfn);
+        if !self.is_kept(pfn) { Page::Excluded } else { self.decode(pfn, self.descriptor(pfn)) }
+    }
+
+    fn decode(&self, pfn: u64, (offset, size, flags): (u64, usize, u32)) -> Page {
         if offset == 0 {
             return Page::Missing;
         }

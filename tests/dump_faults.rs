@@ -1,0 +1,280 @@
+//! Faults on both sides of the engine: reads that fail, writes that fail, bytes that are wrong.
+
+mod support;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use kdumpbox::dump::{self, Codec, Level, Report, Request};
+use kdumpbox::error::{Error, Kind, Result};
+use kdumpbox::target::Sink;
+use kdumpbox::vmcore::{FileInput, Input, Vmcore, printk};
+use proptest::prelude::*;
+use support::kdump::{Kdump, Page};
+use support::kernel::{Kernel, RAM, Use, V6_1, V6_12};
+use support::log::{Record, RingShape};
+use support::machine::{Core, PAGE};
+
+/// A core file's bytes.
+fn bytes(core: &Core) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a directory");
+    core.save(&dir.path().join("core"));
+    std::fs::read(dir.path().join("core")).expect("read")
+}
+
+/// A sink in memory that fails from its n-th operation on; syncs count too.
+#[derive(Default)]
+struct Faulty {
+    data: Mutex<Vec<u8>>,
+    operations: AtomicU64,
+    fail_from: Option<u64>,
+    errno: i32,
+}
+
+impl Faulty {
+    fn step(&self) -> Result<()> {
+        let n = self.operations.fetch_add(1, Ordering::SeqCst);
+        match self.fail_from {
+            Some(from) if n >= from => {
+                Err(Error::io(&io::Error::from_raw_os_error(self.errno), "write to the faulty sink"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Sink for Faulty {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.step()?;
+        let mut all = self.data.lock().expect("lock");
+        let end = offset as usize + data.len();
+        if all.len() < end {
+            all.resize(end, 0);
+        }
+        all[offset as usize..end].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.step()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.step()
+    }
+}
+
+fn request(threads: usize) -> Request {
+    Request { level: Level::MAX, codec: Codec::Zlib, threads }
+}
+
+#[test]
+fn a_write_that_fails_at_any_time_leaves_a_dump_marked_incomplete() {
+    const ENOSPC: i32 = 28;
+    const EIO: i32 = 5;
+    const EDQUOT: i32 = 122;
+    const EFBIG: i32 = 27;
+    let core = Vmcore::from_input(Box::new(bytes(&Kernel::new(V6_12, 4).core()))).expect("a vmcore");
+    let clean = Faulty::default();
+    dump::save(&core, &request(1), &clean, &|_| {}).expect("saved");
+    let operations = clean.operations.load(Ordering::SeqCst);
+    assert!(operations > 20, "{operations}");
+    for n in 0..operations {
+        for (errno, kind) in
+            [(ENOSPC, Kind::NoSpace), (EIO, Kind::System), (EDQUOT, Kind::NoSpace), (EFBIG, Kind::NoSpace)]
+        {
+            let threads = if n % 2 == 0 { 1 } else { 3 };
+            let sink = Faulty { fail_from: Some(n), errno, ..Faulty::default() };
+            let failed = dump::save(&core, &request(threads), &sink, &|_| {}).expect_err("must fail");
+            assert_eq!((failed.kind(), failed.raw_errno()), (kind, Some(errno)), "operation {n}: {failed}");
+            let data = sink.data.into_inner().expect("lock");
+            if n > 0 {
+                assert_ne!(data[424] & 8, 0, "operation {n}: marked incomplete");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dump_cut_short_reads_as_missing_pages_never_as_wrong_ones() {
+    let kernel = Kernel::new(V6_12, 4);
+    let core = Vmcore::from_input(Box::new(bytes(&kernel.core()))).expect("a vmcore");
+    let clean = Faulty::default();
+    dump::save(&core, &request(1), &clean, &|_| {}).expect("saved");
+    let operations = clean.operations.load(Ordering::SeqCst);
+    let size = clean.data.lock().expect("lock").len();
+    for n in (operations / 2..operations).step_by(3) {
+        let sink = Faulty { fail_from: Some(n), errno: 28, ..Faulty::default() };
+        dump::save(&core, &request(2), &sink, &|_| {}).expect_err("must fail");
+        let mut data = sink.data.into_inner().expect("lock");
+        data.resize(size, 0);
+        let dump = Kdump::parse(data);
+        for pfn in Kernel::pfns() {
+            if let Page::Data(page) = dump.page(pfn) {
+                assert!(page == kernel.memory.page(pfn), "operation {n}, page {pfn:#x}");
+            }
+        }
+    }
+}
+
+/// An input with a range that can't be read, and pages no one may ask for.
+struct Broken {
+    data: Vec<u8>,
+    unreadable: std::ops::Range<u64>,
+    forbidden: std::ops::Range<u64>,
+}
+
+impl Input for Broken {
+    fn size(&self) -> u64 {
+        self.data.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let asked = offset..offset + buf.len() as u64;
+        let touches = |range: &std::ops::Range<u64>| asked.start < range.end && range.start < asked.end;
+        assert!(!touches(&self.forbidden), "{asked:x?} reads broken memory");
+        if touches(&self.unreadable) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.data.read_at(offset, buf)
+    }
+}
+
+/// Where page frame `pfn` of the second piece of memory is in the file.
+fn file_offset(core: &Core, pfn: u64) -> u64 {
+    core.phdrs().0.last().expect("memory").offset + (pfn * PAGE - RAM[1].0)
+}
+
+fn save(input: impl Input + 'static, threads: usize) -> (Kdump, Report) {
+    let core = Vmcore::from_input(Box::new(input)).expect("a vmcore");
+    let sink = Faulty::default();
+    let report = dump::save(&core, &request(threads), &sink, &|_| {}).expect("saved");
+    (Kdump::parse(sink.data.into_inner().expect("lock")), report)
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_zero_and_counted_and_its_neighbours_are_whole() {
+    let kernel = Kernel::new(V6_1, 4);
+    let core = kernel.core();
+    let bad = RAM[1].0 / PAGE + 301;
+    let at = file_offset(&core, bad);
+    for threads in [1, 3] {
+        let input = Broken { data: bytes(&core), unreadable: at + 7..at + 8, forbidden: 0..0 };
+        let (dump, report) = save(input, threads);
+        assert_eq!((report.unreadable, report.incomplete), (1, None));
+        assert_eq!(dump.page(bad), Page::Data(vec![0; 4096]));
+        for pfn in [bad - 1, bad + 1] {
+            assert_eq!(dump.page(pfn), Page::Data(kernel.memory.page(pfn)));
+        }
+    }
+}
+
+#[test]
+fn broken_memory_is_never_read() {
+    let kernel = Kernel::new(V6_1, 4);
+    let core = kernel.core();
+    let poisoned = RAM[1].0 / PAGE + 262;
+    assert_eq!(kernel.use_of(poisoned), Use::Hwpoison);
+    let at = file_offset(&core, poisoned);
+    let (dump, report) = save(Broken { data: bytes(&core), unreadable: 0..0, forbidden: at..at + PAGE }, 2);
+    assert_eq!((dump.page(poisoned), report.dropped.hwpoison), (Page::Excluded, 1));
+}
+
+#[test]
+fn struct_pages_that_cannot_be_read_keep_their_section() {
+    let kernel = Kernel::new(V6_12, 4);
+    let core = kernel.core();
+    // One struct page of the second section, read through the file's first segment.
+    let at = core.phdrs().0[2].offset + kernel.struct_page(RAM[1].0 / PAGE + 700) - RAM[0].0;
+    let (dump, report) = save(Broken { data: bytes(&core), unreadable: at..at + 1, forbidden: 0..0 }, 2);
+    assert_eq!(report.degraded.len(), 1, "{:?}", report.degraded);
+    assert!((RAM[1].0 / PAGE..RAM[1].1 / PAGE).all(|pfn| dump.is_kept(pfn)));
+    assert_eq!(report.dropped.total(), 0, "the first section has nothing to drop");
+}
+
+#[test]
+fn windows_read_the_same_bytes() {
+    let kernel = Kernel::new(V6_12, 5);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("core");
+    kernel.core().save(&path);
+    let (read, _) = save(FileInput::open(&path).expect("opened"), 1);
+    let (mapped, _) = save(FileInput::open(&path).expect("opened").with_windows(), 3);
+    for pfn in Kernel::pfns() {
+        assert_eq!(read.page(pfn), mapped.page(pfn), "{pfn:#x}");
+    }
+}
+
+/// Opens, dumps and prints the log of whatever `data` is.
+fn exercise(data: Vec<u8>) {
+    let Ok(core) = Vmcore::from_input(Box::new(data)) else { return };
+    let sink = Faulty { fail_from: Some(4096), errno: 28, ..Faulty::default() };
+    // A lying header may promise a terabyte: bitmaps beyond this test's memory fail as a full disk would.
+    if core.end().0 < 1 << 36 {
+        let request = Request { codec: Codec::None, ..request(1) };
+        drop(dump::save(&core, &request, &sink, &|_| {}));
+    }
+    let mut out = Vec::new();
+    drop(printk::dmesg(&core, &mut out));
+    assert!(out.len() < 64 << 20, "a log of {} bytes", out.len());
+}
+
+/// A kernel with a log: its core, and that core's bytes.
+fn small() -> &'static (Core, Vec<u8>) {
+    static SMALL: OnceLock<(Core, Vec<u8>)> = OnceLock::new();
+    SMALL.get_or_init(make_small)
+}
+
+fn make_small() -> (Core, Vec<u8>) {
+    let mut kernel = Kernel::new(V6_1, 4);
+    let records: Vec<Record> = (0..12).map(|i| Record::new(i * 1_000_000, &format!("record {i}"))).collect();
+    support::log::ring(&mut kernel, RingShape::default(), &records);
+    let core = kernel.core();
+    let data = bytes(&core);
+    (core, data)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn headers_and_notes_of_any_bytes_do_no_harm(changes in proptest::collection::vec((0usize..8192, any::<u8>()), 1..12)) {
+        let mut data = small().1.clone();
+        for (at, byte) in changes {
+            data[at] = byte;
+        }
+        exercise(data);
+    }
+
+    #[test]
+    fn any_end_of_the_file_does_no_harm(cut in 0usize..0x3_0000) {
+        let mut data = small().1.clone();
+        data.truncate(cut);
+        exercise(data);
+    }
+
+    #[test]
+    fn kernel_structures_of_any_bytes_do_no_harm(changes in proptest::collection::vec((0u64..0x2_0000, any::<u64>()), 1..40)) {
+        let (core, mut data) = small().clone();
+        // Page tables, names, section table and ring are all in the image's first pages.
+        let image = core.phdrs().0[1].offset;
+        for (at, word) in changes {
+            let at = (image + (at & !7)) as usize;
+            data[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        exercise(data);
+    }
+
+    #[test]
+    fn vmcoreinfo_of_any_numbers_does_no_harm(line in any::<prop::sample::Index>(), value in "[0-9a-f-]{0,20}") {
+        let mut kernel = Kernel::new(V6_1, 4);
+        support::log::ring(&mut kernel, RingShape::default(), &[Record::new(1, "text")]);
+        let mut lines: Vec<String> = kernel.info.lines().map(str::to_owned).collect();
+        let line = line.index(lines.len());
+        let key = lines[line].split('=').next().unwrap_or_default().to_owned();
+        lines[line] = format!("{key}={value}");
+        kernel.info = lines.join("\n");
+        exercise(bytes(&kernel.core()));
+    }
+}
