@@ -1,3 +1,4 @@
 //! Layouts that others define, byte for byte, with their C names. No logic.
 
+pub mod bootparam;
 pub mod diskdump;

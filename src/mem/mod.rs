@@ -1,8 +1,13 @@
 //! Addresses, ranges, memory maps and kexec segments: the words every station speaks.
 
+pub mod map;
 pub mod range;
+pub mod segment;
 
+pub use map::{MemoryMap, MemoryType};
 pub use range::{Range, Ranges};
+
+pub use segment::{Bytes, Image, Limits, Segment};
 
 use std::fmt;
 
