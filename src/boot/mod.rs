@@ -3,4 +3,8 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions))]
 
+pub mod crash;
+pub mod linux;
+pub mod params;
+pub mod place;
 pub mod purgatory;
