@@ -121,6 +121,15 @@ impl Error {
         self.errno
     }
 
+    /// Adds the cause or the remedy behind the rest.
+    pub fn with_hint(mut self, hint: impl AsRef<str>) -> Self {
+        if let Some(last) = self.chain.last_mut() {
+            last.push_str("; ");
+            last.push_str(hint.as_ref());
+        }
+        self
+    }
+
     /// Puts the sentence that says what was being done in front.
     pub fn context(mut self, message: impl Into<String>) -> Self {
         self.chain.insert(0, message.into());

@@ -30,6 +30,9 @@ pub mod cli;
 pub mod crashkernel;
 pub mod dump;
 pub mod error;
+pub mod host;
+pub mod image;
+pub mod load;
 pub mod mem;
 pub mod sys;
 pub mod target;
@@ -46,11 +49,14 @@ pub struct Applet {
 }
 
 /// Every applet; `kdumpbox --list` prints this table.
-pub const APPLETS: &[Applet] = &[Applet {
-    name: "kdump-save",
-    about: "save a crashed kernel's memory, filtered and compressed",
-    run: cli::kdump_save::run,
-}];
+pub const APPLETS: &[Applet] = &[
+    Applet { name: "kexec", about: "load and start another kernel, or a crash kernel", run: cli::kexec::run },
+    Applet {
+        name: "kdump-save",
+        about: "save a crashed kernel's memory, filtered and compressed",
+        run: cli::kdump_save::run,
+    },
+];
 
 /// Runs the applet that argv[0] names; called as `kdumpbox`, or under an unknown name, the one that argv[1] names.
 pub fn main(argv: Vec<OsString>) -> ExitCode {

@@ -3,3 +3,6 @@
 pub mod getopt;
 pub mod kdump_save;
 pub mod kdumpbox;
+pub mod kexec;
+mod kexec_mode;
+mod kexec_plan;

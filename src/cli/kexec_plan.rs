@@ -1,0 +1,184 @@
+//! What `kexec --dry-run` prints, and the command line it prints first.
+
+use std::fmt::Write;
+
+use crate::boot::linux::Plan;
+use crate::load::Slot;
+use crate::load::linux::Syscall;
+
+/// The command line asked for: with `running`, the running kernel's without what must not come twice, then `text`.
+pub fn command_line(running: Option<&str>, text: &str, slot: Slot) -> String {
+    let mut kept: Vec<&str> = words(running.unwrap_or_default());
+    let twice: &[&str] = if slot == Slot::Crash { &["BOOT_IMAGE=", "crashkernel="] } else { &["BOOT_IMAGE="] };
+    kept.retain(|w| !twice.iter().any(|t| w.starts_with(t)));
+    let reused = kept.join(" ");
+    match (reused.is_empty(), text.is_empty()) {
+        (true, _) => text.to_owned(),
+        (false, true) => reused,
+        (false, false) => format!("{reused} {text}"),
+    }
+}
+
+/// Words as the kernel splits them: at spaces outside double quotes.
+fn words(text: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let at_space = |c: char| {
+        quoted ^= c == '"';
+        c == ' ' && !quoted
+    };
+    text.trim().split(at_space).filter(|w| !w.is_empty()).collect()
+}
+
+/// A slot's name for people.
+pub fn slot_name(slot: Slot) -> &'static str {
+    match slot {
+        Slot::Next => "next kernel",
+        Slot::Crash => "crash kernel",
+    }
+}
+
+/// A load as it would be done.
+pub struct Shown<'a> {
+    /// The kernel's path.
+    pub kernel: &'a str,
+    /// The initrds' paths.
+    pub initrds: &'a [String],
+    /// The command line as asked for.
+    pub command_line: &'a str,
+    /// What it is loaded as.
+    pub slot: Slot,
+    /// By which system call.
+    pub syscall: Syscall,
+    /// Our placement; none if the kernel places.
+    pub plan: Option<&'a Plan>,
+}
+
+impl Shown<'_> {
+    fn syscall_name(&self) -> &'static str {
+        match self.syscall {
+            Syscall::Auto => "kexec_file_load, else kexec_load",
+            Syscall::File => "kexec_file_load",
+            Syscall::Segments => "kexec_load",
+        }
+    }
+
+    /// For people.
+    pub fn human(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "load         {} by {}", slot_name(self.slot), self.syscall_name());
+        let _ = writeln!(text, "kernel       {}", self.kernel);
+        for initrd in self.initrds {
+            let _ = writeln!(text, "initrd       {initrd}");
+        }
+        match self.plan {
+            Some(plan) => text.push_str(&human(plan)),
+            None => {
+                let _ = writeln!(text, "command line {}", self.command_line);
+            }
+        }
+        text
+    }
+
+    /// For programs: one object, addresses and sizes as decimal numbers.
+    pub fn json(&self) -> String {
+        let initrds: Vec<String> = self.initrds.iter().map(|i| quoted(i)).collect();
+        let mut fields = vec![
+            ("slot", quoted(if self.slot == Slot::Crash { "crash" } else { "next" })),
+            ("syscall", quoted(self.syscall_name())),
+            ("kernel", quoted(self.kernel)),
+            ("initrd", format!("[{}]", initrds.join(", "))),
+        ];
+        fields.extend(match self.plan {
+            None => vec![("command_line", quoted(self.command_line))],
+            Some(plan) => vec![
+                ("command_line", quoted(&plan.command_line)),
+                ("entry", plan.image.entry.to_string()),
+                (
+                    "segments",
+                    list(plan.image.segments.iter().map(|s| {
+                        format!(
+                            "{{\"name\": {}, \"start\": {}, \"size\": {}, \"bytes\": {}}}",
+                            quoted(s.name),
+                            s.range.start(),
+                            s.range.len(),
+                            s.data.len()
+                        )
+                    })),
+                ),
+                (
+                    "memory_map",
+                    list(plan.map.iter().map(|(r, t)| {
+                        format!(
+                            "{{\"start\": {}, \"size\": {}, \"type\": {}}}",
+                            r.start(),
+                            r.len(),
+                            quoted(&t.to_string())
+                        )
+                    })),
+                ),
+            ],
+        });
+        let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  {}: {value}", quoted(name))).collect();
+        format!("{{\n{}\n}}\n", lines.join(",\n"))
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.map(|i| format!("    {i}")).collect();
+    format!("[\n{}\n  ]", items.join(",\n"))
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c < ' ' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Placement, entry point and memory map, aligned.
+pub fn human(plan: &Plan) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "command line {}", plan.command_line);
+    let _ = writeln!(text, "entry        {:#x}", plan.image.entry);
+    for s in &plan.image.segments {
+        let range = s.range.to_string();
+        let _ =
+            writeln!(text, "segment      {:<12} {range:<25} {:#x} of {:#x} bytes", s.name, s.data.len(), s.range.len());
+    }
+    for (range, kind) in plan.map.iter() {
+        let _ = writeln!(text, "memory       {:<12} {range}", kind.to_string());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_command_line_is_reused_without_what_must_not_come_twice() {
+        for (running, text, slot, expected) in [
+            (None, "a=1", Slot::Next, "a=1"),
+            (Some("BOOT_IMAGE=/vmlinuz ro  quiet"), "", Slot::Next, "ro quiet"),
+            (Some("ro quiet \n"), "lab=2", Slot::Next, "ro quiet lab=2"),
+            (Some("ro crashkernel=64M crashkernel=1G,high xcrashkernel=1"), "p", Slot::Crash, "ro xcrashkernel=1 p"),
+            (Some("ro crashkernel=64M"), "", Slot::Next, "ro crashkernel=64M"),
+            (Some("dyndbg=\"file a +p; BOOT_IMAGE=x\" ro"), "", Slot::Next, "dyndbg=\"file a +p; BOOT_IMAGE=x\" ro"),
+        ] {
+            assert_eq!(command_line(running, text, slot), expected);
+        }
+    }
+
+    #[test]
+    fn json_escapes_what_it_must() {
+        assert_eq!(quoted("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000a\"");
+    }
+}

@@ -1,0 +1,147 @@
+//! The Linux kernel as the holder of images: `kexec_load(2)`, `kexec_file_load(2)`, `reboot(2)`.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::{Backend, Slot, explain};
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::{Host, Machine, state};
+use crate::mem::Image;
+use crate::sys;
+
+/// `KEXEC_ON_CRASH`
+const ON_CRASH: u64 = 1;
+/// `KEXEC_FILE_UNLOAD`
+const FILE_UNLOAD: u64 = 1;
+/// `KEXEC_FILE_ON_CRASH`
+const FILE_ON_CRASH: u64 = 2;
+/// `KEXEC_FILE_NO_INITRAMFS`
+const FILE_NO_INITRAMFS: u64 = 4;
+
+/// Which system call loads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Syscall {
+    /// `kexec_file_load`, and `kexec_load` if the kernel can't.
+    #[default]
+    Auto,
+    /// `kexec_file_load`: the kernel places the image and checks its signature.
+    File,
+    /// `kexec_load`: we place it.
+    Segments,
+}
+
+/// What `kexec_file_load` gets.
+#[derive(Debug)]
+pub struct Files {
+    /// The kernel, not compressed.
+    pub kernel: OwnedFd,
+    /// The initrd.
+    pub initrd: Option<OwnedFd>,
+    /// The command line.
+    pub command_line: String,
+}
+
+/// The running kernel.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    host: Host,
+    syscall: Syscall,
+}
+
+/// Whether a failure of the file call says that the kernel *can't*, not that it won't.
+pub fn falls_back(error: &Error) -> bool {
+    let reasons = [Errno::NOSYS, Errno::INVAL, Errno::NOEXEC, Errno::OPNOTSUPP];
+    reasons.iter().any(|e| error.raw_errno() == Some(e.raw_os_error()))
+}
+
+impl Linux {
+    /// The kernel of `host`, loaded by `syscall`.
+    pub fn new(host: Host, syscall: Syscall) -> Self {
+        Self { host, syscall }
+    }
+
+    /// Loads by `kexec_file_load`.
+    ///
+    /// # Errors
+    /// The call's errno, with its cause on this machine.
+    pub fn load_files(&self, slot: Slot, files: &Files) -> Result<()> {
+        let text = CString::new(files.command_line.as_str())
+            .map_err(|_| Error::new(Kind::Invalid, "the command line holds a NUL byte"))?;
+        let mut flags = if slot == Slot::Crash { FILE_ON_CRASH } else { 0 };
+        if files.initrd.is_none() {
+            flags |= FILE_NO_INITRAMFS;
+        }
+        sys::kexec_file_load(Some(files.kernel.as_fd()), files.initrd.as_ref().map(AsFd::as_fd), &text, flags)
+            .map_err(|e| self.failed("kexec_file_load", e, slot, true))
+    }
+
+    fn failed(&self, call: &str, errno: Errno, slot: Slot, file_call: bool) -> Error {
+        let error = Error::errno(errno, format!("{call} failed"));
+        match explain::errno(&self.host, errno, slot, file_call) {
+            hint if hint.is_empty() => error,
+            hint => error.with_hint(hint),
+        }
+    }
+
+    fn unload_by_file(&self, slot: Slot) -> Result<()> {
+        let flags = FILE_UNLOAD | if slot == Slot::Crash { FILE_ON_CRASH } else { 0 };
+        sys::kexec_file_load(None, None, c"", flags)
+            .map_err(|e| self.failed("unloading by kexec_file_load", e, slot, true))
+    }
+
+    fn unload_by_segments(&self, slot: Slot) -> Result<()> {
+        let flags = if slot == Slot::Crash { ON_CRASH } else { 0 };
+        sys::kexec_load(0, &[], flags).map_err(|e| self.failed("unloading by kexec_load", e, slot, false))
+    }
+}
+
+impl Backend for Linux {
+    fn machine(&self, slot: Slot) -> Result<Machine> {
+        Machine::read(&self.host, slot == Slot::Crash)
+    }
+
+    fn load(&mut self, slot: Slot, image: &Image) -> Result<()> {
+        let segments: Vec<(&[u8], u64, u64)> =
+            image.segments.iter().map(|s| (&*s.data, s.range.start(), s.range.len())).collect();
+        let flags = if slot == Slot::Crash { ON_CRASH } else { 0 };
+        sys::kexec_load(image.entry, &segments, flags).map_err(|e| self.failed("kexec_load", e, slot, false))
+    }
+
+    fn unload(&mut self, slot: Slot) -> Result<()> {
+        match self.syscall {
+            Syscall::File => self.unload_by_file(slot),
+            Syscall::Segments => self.unload_by_segments(slot),
+            Syscall::Auto => match self.unload_by_file(slot) {
+                Err(e) if falls_back(&e) => self.unload_by_segments(slot),
+                outcome => outcome,
+            },
+        }
+    }
+
+    fn loaded(&self, slot: Slot) -> Result<Option<bool>> {
+        state::loaded(&self.host, slot == Slot::Crash)
+    }
+
+    fn exec(&mut self) -> Result<()> {
+        rustix::system::reboot(rustix::system::RebootCommand::Kexec).context(|| "start the loaded kernel (reboot)")
+    }
+}
+
+/// Takes every network interface but the loopback down. Failures are told, not fatal: the kernel resets devices too.
+pub fn interfaces_down(host: &Host) -> Result<()> {
+    let dir = host.path("sys/class/net");
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+        .context(|| "open a socket to take interfaces down")?;
+    for entry in std::fs::read_dir(&dir).context(|| format!("read {}", dir.display()))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "lo" {
+            continue;
+        }
+        if let Err(e) = sys::interface_down(socket.as_fd(), &name) {
+            log::warn!("take interface {name} down: {e}");
+        }
+    }
+    Ok(())
+}
