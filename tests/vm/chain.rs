@@ -2,20 +2,20 @@
 
 use crate::lab::core::ORACLE;
 use crate::lab::{Guest, Kernel, SUITE, checkout, disk, drgn, run, workdir};
-use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image};
+use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image, our_load};
 
-#[test]
-fn the_rig_with_upstreams_tools() {
+/// A panic captured by upstream's makedumpfile, after `load` has loaded the crash kernel.
+fn loaded_by(name: &str, cpu: &str, load: &str) {
     let kernel = Kernel::of(SUITE);
-    let work = workdir("chain-upstream");
+    let work = workdir(name);
     let image = baseline_image(&kernel, &work);
     let panic = Panic {
-        name: "chain-upstream",
+        name,
         kernel: &kernel,
         work: &work,
         crashkernel: "128M",
-        cpu: "qemu64",
-        load: UPSTREAM_LOAD,
+        cpu,
+        load,
         image: &image,
         target_mib: 256,
         fill: true,
@@ -23,7 +23,27 @@ fn the_rig_with_upstreams_tools() {
     };
     let (outcome, target) = panic.run();
     outcome.ended().expect("LAB-LOAD 0").expect("LAB-SAVED");
-    assert_eq!(disk::files(&target), ["/dump/vmcore", "/dump/vmcore-dmesg.txt"]);
+    assert_eq!(disk::files(&target), ["/dump/vmcore", "/dump/vmcore-dmesg.txt"], "{}", outcome.tail());
+    let dump = disk::copy_out(&target, "/dump/vmcore", &work.join("vmcore"));
+    let report = run(drgn().arg(checkout().join("tests/lab/read_dump.py")).arg(&dump)).stdout;
+    let report = String::from_utf8_lossy(&report).into_owned();
+    assert!(report.contains(&format!("memory_release={}\n", kernel.release)), "{report}");
+}
+
+#[test]
+fn the_rig_with_upstreams_kexec() {
+    loaded_by("chain-upstream", "qemu64", UPSTREAM_LOAD);
+}
+
+#[test]
+fn a_crash_kernel_loaded_by_our_kexec_through_kexec_file_load() {
+    loaded_by("chain-file", "max", &our_load("-s"));
+}
+
+#[test]
+fn a_crash_kernel_loaded_by_our_kexec_through_kexec_load() {
+    loaded_by("chain-segments", "qemu64", &our_load("-c"));
+    loaded_by("chain-segments-max", "max", &our_load("-c"));
 }
 
 /// The crash kernel keeps everything: raw memory, our dump and upstream's, of the same panic.

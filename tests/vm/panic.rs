@@ -87,3 +87,8 @@ umount /mnt
 
 /// How upstream's kexec loads the crash kernel.
 pub const UPSTREAM_LOAD: &str = "/bin/kexec -p -s /boot/vmlinuz --initrd=/boot/crash.img --append=\"$APPEND\"";
+
+/// How ours loads it: `mode` is `-s`, `-c` or `-a`.
+pub fn our_load(mode: &str) -> String {
+    format!("/sbin/kexec -p {mode} /boot/vmlinuz --initrd=/boot/crash.img --append=\"$APPEND\"")
+}
