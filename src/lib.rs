@@ -56,6 +56,11 @@ pub const APPLETS: &[Applet] = &[
         about: "save a crashed kernel's memory, filtered and compressed",
         run: cli::kdump_save::run,
     },
+    Applet {
+        name: "crashkernel-check",
+        about: "say whether a crash would leave a dump",
+        run: cli::crashkernel_check::run,
+    },
 ];
 
 /// Runs the applet that argv[0] names; called as `kdumpbox`, or under an unknown name, the one that argv[1] names.

@@ -1,5 +1,6 @@
 //! One file per applet: options, then a request, then one call, then what to print. No logic.
 
+pub mod crashkernel_check;
 pub mod getopt;
 pub mod kdump_save;
 pub mod kdumpbox;

@@ -2,4 +2,5 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+pub mod check;
 pub mod syntax;
