@@ -1,0 +1,421 @@
+//! The stages of a capture, each run in a process of its own that `init` watches: reach the target, save, close.
+//!
+//! Saving goes from what is most surely had to what is wanted most: a directory with a status, the log, the dump at the
+//! level asked for, at level 0, raw memory. Only a full target ends the ladder early: a wider dump would not fit either.
+
+use std::cell::Cell;
+use std::fs::{DirBuilder, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::config::Config;
+use super::device;
+use super::modules::{self, Database, Loader};
+use super::progress::Message;
+use super::summary::Summary;
+use crate::dump::{self, Level, Report, Request};
+use crate::error::{Context, Error, Kind, Result};
+use crate::mem::VirtAddr;
+use crate::target::Sink;
+use crate::target::file::FileSink;
+use crate::vmcore::{AddressSpace, Vmcore, printk};
+
+/// Where the target is mounted.
+pub const MOUNT_POINT: &str = "/target";
+/// The crashed machine's memory.
+pub const VMCORE: &str = "/proc/vmcore";
+
+/// Loads drivers, waits for the target's device, mounts it.
+///
+/// # Errors
+/// [`Kind::Missing`] without a target in the configuration, [`Kind::Timeout`] if its device does not appear in time.
+pub fn reach_target(config: &Config) -> Result<()> {
+    let mut loader = match Database::of_this_kernel() {
+        Ok(database) => Loader::new(database),
+        Err(e) => {
+            // All drivers may be compiled in.
+            log::warn!("{e}");
+            Loader::new(Database::default())
+        }
+    };
+    let count = modules::coldplug(&mut loader);
+    log::info!("devices of this machine made {count} module requests load something");
+    let rule = "name one in /etc/kdump.conf (ext4 /dev/vda1) or by kdump.target=ext4:/dev/vda1";
+    let none = || Error::new(Kind::Missing, format!("no target is configured: {rule}"));
+    let target = config.target.as_ref().ok_or_else(none)?;
+    if let Err(e) = loader.load(&format!("fs-{}", target.fs)) {
+        // It may be compiled in; mount decides.
+        log::debug!("{e}");
+    }
+    let start = Instant::now();
+    let path = loop {
+        if let Some(path) = device::find(&target.device) {
+            break path;
+        }
+        if start.elapsed() >= config.device_timeout {
+            let (device, seconds) = (&target.device, config.device_timeout.as_secs());
+            let what = format!(
+                "target {device} did not appear within {seconds} s; block devices there are: {}",
+                device::present()
+            );
+            return Err(Error::new(Kind::Timeout, what));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        // Disks behind a controller that scans its bus appear one by one.
+        modules::coldplug(&mut loader);
+    };
+    device::mount(target, &path, Path::new(MOUNT_POINT))?;
+    log::info!("target {} ({}) mounted", path.display(), target.fs);
+    Ok(())
+}
+
+/// Saves everything. The directory and progress go to the supervisor, the outcome into the summary.
+///
+/// # Errors
+/// Why no dump was saved; log and summary may be there nevertheless.
+pub fn save(config: &Config) -> Result<()> {
+    let core = Vmcore::open(Path::new(VMCORE));
+    let crash = core.as_ref().map_or_else(|_| Crash::unknown(), Crash::of);
+    let directory = make_directory(config, &crash)?;
+    Message::Directory(directory.display().to_string()).send();
+    let mut summary = Summary::default();
+    summary.set("status", "started");
+    summary.set("kernel", crash.release.as_str());
+    summary.set("host", crash.host.as_str());
+    summary.set("crashed", utc(crash.seconds, '-', ':', "Z"));
+    // A summary that can't be written is no reason to stop: the dump is what counts.
+    note(&summary, &directory);
+    let core = match core {
+        Ok(core) => core,
+        Err(e) => {
+            log::error!("{e}; memory is saved raw");
+            summary.set("warning", e.to_string());
+            let bytes = raw(&directory)?;
+            return done(summary, &directory, format!("vmcore, {bytes} bytes, raw"), "complete");
+        }
+    };
+    let saved = dmesg(&core, &directory);
+    match &saved {
+        Ok(text) => log::info!("vmcore-dmesg.txt saved, {text}"),
+        Err(e) => log::error!("the log can't be saved: {e}"),
+    }
+    summary.set("status", "dmesg");
+    summary.set("dmesg", saved.unwrap_or_else(|e| format!("failed: {e}")));
+    note(&summary, &directory);
+    match ladder(&core, config, &directory) {
+        Ok((text, status)) => done(summary, &directory, text, status),
+        Err(e) => Err(e),
+    }
+}
+
+fn note(summary: &Summary, directory: &Path) {
+    if let Err(e) = summary.write(directory) {
+        log::error!("{e}");
+    }
+}
+
+fn done(mut summary: Summary, directory: &Path, vmcore: String, status: &str) -> Result<()> {
+    log::info!("saved {}/{vmcore}", directory.display());
+    summary.set("vmcore", vmcore);
+    summary.set("status", status);
+    note(&summary, directory);
+    Ok(())
+}
+
+/// The rungs in order: dump levels, then none for raw memory.
+fn rungs(asked: Level) -> Vec<Option<Level>> {
+    let widest = Level::default();
+    let levels = [Some(asked), Some(widest).filter(|w| *w != asked)];
+    levels.into_iter().flatten().map(Some).chain([None]).collect()
+}
+
+fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<(String, &'static str)> {
+    let mut failure = None;
+    for rung in rungs(Level::new(config.level).unwrap_or(Level::MAX)) {
+        let saved = match rung {
+            Some(level) => filtered(core, config, level, directory),
+            None => raw(directory).map(|bytes| (format!("vmcore, {bytes} bytes, raw"), "complete")),
+        };
+        match saved {
+            Ok(saved) => return Ok(saved),
+            Err(e) if e.kind() == Kind::NoSpace => return Err(e),
+            Err(e) => {
+                log::error!("{e}");
+                failure = failure.or(Some(e));
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::new(Kind::System, "nothing was tried")))
+}
+
+fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> Result<(String, &'static str)> {
+    let path = directory.join("vmcore");
+    let mut sink = FileSink::create(&path, true)?;
+    let request = Request { level, codec: config.codec, threads: 0 };
+    let told = Cell::new(Instant::now());
+    let progress = |p: dump::Progress| {
+        // The supervisor's timer needs no more than this, and a serial console is slow.
+        if told.get().elapsed() >= Duration::from_secs(1) {
+            told.set(Instant::now());
+            Message::Done(p.pages, p.total).send();
+        }
+    };
+    let report = dump::save(core, &request, &sink, &progress)?;
+    sink.finish()?;
+    Ok((describe(&report, config), if report.incomplete.is_some() { "incomplete" } else { "complete" }))
+}
+
+fn describe(report: &Report, config: &Config) -> String {
+    let Report { bytes, level, kept, pages, .. } = report;
+    let mut text = format!("vmcore, {bytes} bytes, level {level}, {}, {kept} of {pages} pages", config.codec.name());
+    if report.unreadable != 0 {
+        text.push_str(&format!(", {} unreadable", report.unreadable));
+    }
+    for reason in report.degraded.iter().chain(&report.incomplete) {
+        text.push_str(&format!("; {reason}"));
+    }
+    text
+}
+
+/// `vmcore-dmesg.txt`: on stable storage under that name, or not at all.
+fn dmesg(core: &Vmcore, directory: &Path) -> Result<String> {
+    let (working, path) = (directory.join("vmcore-dmesg-incomplete.txt"), directory.join("vmcore-dmesg.txt"));
+    let what = || format!("write {}", path.display());
+    let file = create(&working)?;
+    let mut writer = BufWriter::new(&file);
+    // Half a log may hold the line that matters: on an error it stays, under the name that says so.
+    let stats = printk::dmesg(core, &mut writer).and_then(|s| writer.flush().context(what).map(|()| s))?;
+    let finish = || {
+        file.sync_all()?;
+        std::fs::rename(&working, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    finish().context(what)?;
+    Ok(format!("{} records, {} bytes", stats.records, stats.bytes))
+}
+
+fn create(path: &Path) -> Result<File> {
+    let open = File::options().write(true).create_new(true).mode(0o600).open(path);
+    open.context(|| format!("create {}", path.display()))
+}
+
+/// Bytes a raw copy reads at once; its whole memory.
+const CHUNK: usize = 1 << 20;
+
+/// `/proc/vmcore` as it is. What can't be read is zero; the file is sparse where memory is zero.
+fn raw(directory: &Path) -> Result<u64> {
+    let mut input = File::open(VMCORE).context(|| format!("open {VMCORE}"))?;
+    let size = input.metadata().context(|| format!("stat {VMCORE}"))?.len();
+    let mut sink = FileSink::create(&directory.join("vmcore"), true)?;
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    let mut unreadable = 0_u64;
+    while at < size {
+        let wanted = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
+        let Some(buffer) = chunk.get_mut(..wanted) else { break };
+        let read = input.seek(SeekFrom::Start(at)).and_then(|_| input.read_exact(buffer));
+        if read.is_err() {
+            unreadable += 1;
+            buffer.fill(0);
+        }
+        let last = at + wanted as u64 == size;
+        if last || buffer.iter().any(|b| *b != 0) {
+            sink.write_at(at, buffer)?;
+        }
+        at += wanted as u64;
+        Message::Done(at, size).send();
+    }
+    if unreadable != 0 {
+        log::warn!("{unreadable} MiB of raw memory could not be read and are zero");
+    }
+    sink.finish()?;
+    Ok(size)
+}
+
+/// What the directory is named after.
+struct Crash {
+    host: String,
+    release: String,
+    seconds: u64,
+}
+
+impl Crash {
+    /// Of a machine whose vmcore tells nothing: now, here.
+    fn unknown() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { host: "localhost".into(), release: "unknown".into(), seconds: now.as_secs() }
+    }
+
+    fn of(core: &Vmcore) -> Self {
+        let mut crash = Self::unknown();
+        let Some(info) = core.vmcoreinfo() else { return crash };
+        if let Some(release) = info.get("OSRELEASE") {
+            crash.release = release.into();
+        }
+        // The crash kernel's own clock may be anything; the crashed kernel wrote down its own.
+        if let Some(seconds) = info.get("CRASHTIME").and_then(|t| t.parse().ok()) {
+            crash.seconds = seconds;
+        }
+        crash.host = nodename(core).unwrap_or(crash.host);
+        crash
+    }
+}
+
+/// `init_uts_ns.name.nodename`: the second of the 65-byte strings of `struct new_utsname`.
+fn nodename(core: &Vmcore) -> Option<String> {
+    let info = core.vmcoreinfo()?;
+    let name = u64::try_from(info.offset("uts_namespace.name").unwrap_or(4)).ok()?;
+    let at = info.symbol("init_uts_ns")?.checked_add(name)?.checked_add(65)?;
+    let mut bytes = [0; 65];
+    AddressSpace::new(info, core.loads()).read(&core.reader(), VirtAddr(at), &mut bytes).ok()?;
+    let text = bytes.split(|b| *b == 0).next()?;
+    Some(portable(&String::from_utf8_lossy(text))).filter(|n| !n.is_empty())
+}
+
+/// Letters every file system and every tool takes; the rest becomes a dash. `(none)`, a kernel's name for a host that
+/// was never named, becomes nothing.
+fn portable(name: &str) -> String {
+    if name == "(none)" {
+        return String::new();
+    }
+    let fine = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
+    name.chars().map(fine).collect::<String>().trim_start_matches(['.', '-']).to_owned()
+}
+
+/// `2026-11-23T10:30:15Z` with the given marks: Gregorian calendar from seconds since 1970 (Howard Hinnant's
+/// `civil_from_days`, public domain).
+fn utc(seconds: u64, between: char, in_time: char, end: &str) -> String {
+    // 64 bits of seconds are 584 billion years; a corrupt time is cut to a readable one.
+    let seconds = seconds.min(253_402_300_799);
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year_of_era = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    let t = if in_time == ':' { 'T' } else { between };
+    format!("{year:04}{between}{month:02}{between}{day:02}{t}{hour:02}{in_time}{minute:02}{in_time}{second:02}{end}")
+}
+
+/// `PATH/HOST-YYYY-MM-DD-HH-MM-SS`, new; `-2` and so on if a crash of that second is there already.
+fn make_directory(config: &Config, crash: &Crash) -> Result<PathBuf> {
+    let parent = Path::new(MOUNT_POINT).join(config.path.trim_start_matches('/'));
+    DirBuilder::new().recursive(true).mode(0o700).create(&parent).context(|| format!("make {}", parent.display()))?;
+    new_directory(&parent, &format!("{}-{}", crash.host, utc(crash.seconds, '-', '-', "")))
+}
+
+fn new_directory(parent: &Path, name: &str) -> Result<PathBuf> {
+    for attempt in 1..1000 {
+        let path = parent.join(if attempt == 1 { name.to_owned() } else { format!("{name}-{attempt}") });
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e).context(|| format!("make {}", path.display())),
+        }
+    }
+    Err(Error::new(Kind::Exists, format!("{} and 998 like it exist already", parent.join(name).display())))
+}
+
+/// Leaves the reason of a failure in the target, then syncs and unmounts it.
+///
+/// # Errors
+/// What could not be written or unmounted; the caller goes on to its final action anyhow.
+pub fn close(config: &Config, directory: Option<&Path>, failure: Option<&str>) -> Result<()> {
+    let noted = match (directory, failure) {
+        (_, None) => Ok(()),
+        (Some(directory), Some(reason)) => fail(directory, reason),
+        (None, Some(reason)) => make_directory(config, &Crash::unknown()).and_then(|d| fail(&d, reason)),
+    };
+    rustix::fs::sync();
+    let flags = rustix::mount::UnmountFlags::empty();
+    noted.and(rustix::mount::unmount(MOUNT_POINT, flags).context(|| format!("unmount {MOUNT_POINT}")))
+}
+
+fn fail(directory: &Path, reason: &str) -> Result<()> {
+    let mut summary = Summary::read(directory);
+    summary.set("status", "failed");
+    summary.set("reason", reason);
+    summary.write(directory)
+}
+
+/// Logs the last lines of the crashed kernel's log, when the console is the only place left for them.
+pub fn last_words(count: usize) -> Result<()> {
+    let core = Vmcore::open(Path::new(VMCORE))?;
+    let mut tail = Tail::default();
+    printk::dmesg(&core, &mut tail)?;
+    for line in tail.last(count) {
+        log::error!("crashed kernel: {line}");
+    }
+    Ok(())
+}
+
+/// Keeps the end of what is written to it.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    fn last(&self, count: usize) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.0);
+        let lines: Vec<&str> = text.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(count)).map(|l| (*l).to_owned()).collect()
+    }
+}
+
+impl Write for Tail {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.0.extend_from_slice(data);
+        let extra = self.0.len().saturating_sub(16 << 10);
+        self.0.drain(..extra);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ladder_gets_wider_and_ends_with_raw_memory() {
+        let bits = |asked| -> Vec<Option<u8>> {
+            rungs(Level::new(asked).expect("level")).into_iter().map(|r| r.map(Level::bits)).collect()
+        };
+        assert_eq!(bits(31), [Some(31), Some(0), None]);
+        assert_eq!(bits(0), [Some(0), None]);
+    }
+
+    #[test]
+    fn names_are_portable_and_times_are_utc() {
+        assert_eq!(utc(1_764_068_411, '-', '-', ""), "2025-11-25-11-00-11");
+        assert_eq!(utc(951_782_400, '-', ':', "Z"), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(u64::MAX, '-', '-', ""), "9999-12-31-23-59-59");
+        for (name, wanted) in [("db1.example", "db1.example"), ("(none)", ""), ("../x y:z", "x-y-z"), ("ü", "")] {
+            assert_eq!(portable(name), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_never_used_twice() {
+        let dir = tempfile::tempdir().expect("dir");
+        let names: Vec<_> = (0..3).map(|_| new_directory(dir.path(), "h-1").expect("made")).collect();
+        assert_eq!(names, ["h-1", "h-1-2", "h-1-3"].map(|n| dir.path().join(n)));
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_ends_with_the_last_line() {
+        let mut tail = Tail::default();
+        for i in 0..5000 {
+            writeln!(tail, "line {i}").expect("memory");
+        }
+        assert_eq!(tail.last(2), ["line 4998", "line 4999"]);
+        assert!(tail.0.len() <= 16 << 10);
+    }
+}
