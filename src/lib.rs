@@ -26,12 +26,15 @@ use std::process::ExitCode;
 
 pub mod abi;
 pub mod boot;
+pub mod capture;
 pub mod cli;
 pub mod crashkernel;
 pub mod dump;
 pub mod error;
 pub mod host;
 pub mod image;
+pub mod init;
+pub mod initramfs;
 pub mod load;
 pub mod mem;
 pub mod sys;
@@ -61,6 +64,13 @@ pub const APPLETS: &[Applet] = &[
         about: "say whether a crash would leave a dump",
         run: cli::crashkernel_check::run,
     },
+    Applet {
+        name: "kdump-initramfs",
+        about: "build the minimal crash initramfs for a kernel and a target",
+        run: cli::kdump_initramfs::run,
+    },
+    Applet { name: "init", about: "PID 1 of the crash kernel: save the dump, end the machine", run: cli::init::run },
+    Applet { name: "modprobe", about: "load a module of the crash initramfs, for the kernel", run: cli::modprobe::run },
 ];
 
 /// Runs the applet that argv[0] names; called as `kdumpbox`, or under an unknown name, the one that argv[1] names.

@@ -2,8 +2,11 @@
 
 pub mod crashkernel_check;
 pub mod getopt;
+pub mod init;
+pub mod kdump_initramfs;
 pub mod kdump_save;
 pub mod kdumpbox;
 pub mod kexec;
 mod kexec_mode;
 mod kexec_plan;
+pub mod modprobe;

@@ -1,0 +1,260 @@
+//! PID 1 of the crash kernel: mounts, log, self-check, the stages of the capture in processes it watches, the final action.
+//!
+//! It never returns while the machine can still be ended properly, never waits without a bound, and touches nothing
+//! unless it is PID 1 and the kernel offers `/proc/vmcore`: a healthy machine is never rebooted by mistake.
+//! Linux's own contract for PID 1: `Documentation/admin-guide/init.rst`.
+
+mod kmsg;
+mod supervise;
+mod watchdog;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
+
+use crate::capture::actions::{self, Action};
+use crate::capture::config::Config;
+use crate::capture::progress::{Message, Patience};
+use crate::capture::run;
+use crate::error::{Error, Kind, Result};
+use supervise::{Stage, supervise};
+
+/// File systems every stage counts on: type, mount point, flags, options.
+const MOUNTS: &[(&str, &str, MountFlags, &std::ffi::CStr)] = &[
+    ("proc", "/proc", MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC), c""),
+    ("sysfs", "/sys", MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC), c""),
+    // CONFIG_DEVTMPFS_MOUNT does nothing for an initramfs.
+    ("devtmpfs", "/dev", MountFlags::NOSUID.union(MountFlags::NOEXEC), c"mode=0755"),
+    ("tmpfs", "/run", MountFlags::NOSUID.union(MountFlags::NODEV), c"mode=0755,size=1m"),
+];
+
+/// What is written where, and why.
+const SYSCTLS: &[(&str, &str)] = &[
+    // "quiet" of the crashed kernel's command line must not silence the reason of a failure.
+    ("/proc/sys/kernel/printk", "7"),
+    // Our log goes through /dev/kmsg, which lets ten lines in 5 s pass.
+    ("/proc/sys/kernel/printk_devkmsg", "on"),
+    // ext4 and the crypto API ask for modules by name; the path is a build option of the kernel.
+    ("/proc/sys/kernel/modprobe", "/sbin/modprobe"),
+    // Dirty pages are the one thing that grows with the dump; the crash kernel has no memory for them.
+    ("/proc/sys/vm/dirty_bytes", "16777216"),
+    ("/proc/sys/vm/dirty_background_bytes", "4194304"),
+    ("/proc/sys/vm/overcommit_memory", "1"),
+    // The saver may be killed for memory; the machine must not panic a second time over it.
+    ("/proc/sys/vm/panic_on_oom", "0"),
+    ("/proc/sys/kernel/panic_on_oops", "0"),
+    // The last net: should PID 1 end, the panic that follows reboots.
+    ("/proc/sys/kernel/panic", "10"),
+    ("/proc/self/oom_score_adj", "-1000"),
+];
+
+/// What a panic in PID 1 does to the machine.
+static ON_PANIC: OnceLock<Action> = OnceLock::new();
+
+/// Runs as PID 1 of a crash kernel; as any other process, says so and does nothing.
+pub fn main() -> ExitCode {
+    if !rustix::process::getpid().is_init() {
+        eprintln!("init: this is PID {}, not PID 1 of a crash kernel; nothing was done", rustix::process::getpid());
+        return ExitCode::from(Kind::Usage.save_code());
+    }
+    kmsg::install();
+    std::panic::set_hook(Box::new(|info| {
+        log::error!("internal error: {info}");
+        actions::perform(*ON_PANIC.get().unwrap_or(&Action::Reboot));
+    }));
+    let failures = mount_all();
+    // Only now do /dev/kmsg and /dev/console surely exist.
+    kmsg::install();
+    open_console();
+    for failure in failures {
+        log::error!("{failure}");
+    }
+    for (path, value) in SYSCTLS {
+        if let Err(e) = std::fs::write(path, value) {
+            log::debug!("write {value} to {path}: {e}");
+        }
+    }
+    let config = read_config();
+    kmsg::set_debug(config.debug);
+    // Set once, here only.
+    let _ = ON_PANIC.set(config.failure_action);
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    let action = match capture(&config) {
+        Ok(()) => config.final_action,
+        Err(e) => {
+            log::error!("no dump: {e}");
+            config.failure_action
+        }
+    };
+    log::info!("{}", action.name());
+    actions::perform(action);
+    ExitCode::FAILURE
+}
+
+/// The configuration, as every stage reads it.
+pub fn read_config() -> Config {
+    let file = std::fs::read("/etc/kdump.conf").unwrap_or_default();
+    let cmdline = std::fs::read("/proc/cmdline").unwrap_or_default();
+    Config::parse(&String::from_utf8_lossy(&file), &String::from_utf8_lossy(&cmdline))
+}
+
+fn mount_all() -> Vec<Error> {
+    let mut failures = Vec::new();
+    for (fs, at, flags, options) in MOUNTS {
+        // The initramfs has these directories; one cut short may not.
+        let _ = std::fs::create_dir(at);
+        if let Err(e) = rustix::mount::mount(*fs, *at, *fs, *flags, *options) {
+            failures.push(Error::errno(e, format!("mount {fs} on {at}")));
+        }
+    }
+    failures
+}
+
+/// Standard input, output and error become the console, which must not block us if nobody drains it.
+fn open_console() {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
+    if let Ok(console) = rustix::fs::open("/dev/console", flags, Mode::empty()) {
+        let dup = rustix::stdio::dup2_stdin(&console);
+        let dup = dup.and(rustix::stdio::dup2_stdout(&console)).and(rustix::stdio::dup2_stderr(&console));
+        if let Err(e) = dup {
+            log::warn!("use /dev/console: {e}");
+        }
+    }
+}
+
+fn capture(config: &Config) -> Result<()> {
+    let size = std::fs::metadata(run::VMCORE).map_or(0, |m| m.len());
+    if size == 0 {
+        let rule = "this kernel was not started by a panic, or the elfcorehdr it was given is broken";
+        return Err(Error::new(Kind::Missing, format!("there is no {}: {rule}", run::VMCORE)));
+    }
+    log::info!("{} has {} MiB", run::VMCORE, size >> 20);
+    check_image();
+    let mut directory = None;
+    let target =
+        Stage { name: "target", patience: Patience::Total(config.device_timeout + MOUNT_TIME), arguments: &[] };
+    let result = supervise(&target, |_| {}).and_then(|()| {
+        let save = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &[] };
+        let saved = supervise(&save, |message| match message {
+            Message::Directory(path) => directory = Some(path.clone()),
+            Message::Done(done, total) => {
+                let percent = u128::from(*done) * 100 / u128::from((*total).max(1));
+                log::info!("{percent} % saved");
+            }
+            Message::Failed(_) => {}
+        });
+        finish(directory.as_deref(), saved.as_ref().err());
+        saved
+    });
+    if result.is_err() && directory.is_none() {
+        let stage = Stage { name: "last-words", patience: Patience::Total(Duration::from_secs(20)), arguments: &[] };
+        if let Err(e) = supervise(&stage, |_| {}) {
+            log::error!("{e}");
+        }
+    }
+    result
+}
+
+/// What mounting may take beyond the wait for the device: a journal to replay on a slow disk.
+const MOUNT_TIME: Duration = Duration::from_secs(60);
+
+/// Leaves the reason in the target and unmounts it; both may hang on a dead disk, so a child does it.
+fn finish(directory: Option<&str>, failure: Option<&Error>) {
+    let failure = failure.map(|e| e.to_string());
+    let arguments = [("--directory", directory), ("--failure", failure.as_deref())];
+    let arguments: Vec<&str> = arguments.iter().filter_map(|(o, v)| Some([*o, (*v)?])).flatten().collect();
+    let stage = Stage { name: "finish", patience: Patience::Total(FINISH_TIME), arguments: &arguments };
+    if let Err(e) = supervise(&stage, |_| {}) {
+        log::error!("{e}");
+    }
+}
+
+/// What the last sync may take.
+const FINISH_TIME: Duration = Duration::from_secs(30);
+
+/// Runs one stage; only a child of PID 1 of a crash kernel may.
+pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>) -> ExitCode {
+    let parent = rustix::process::getppid();
+    if !parent.is_some_and(|p| p.is_init()) || !Path::new(run::VMCORE).exists() {
+        eprintln!("init: --stage is for init itself, in a crash kernel; nothing was done");
+        return ExitCode::from(Kind::Usage.save_code());
+    }
+    kmsg::install();
+    // Should memory run out, this process goes and init stays to say so.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let config = read_config();
+    kmsg::set_debug(config.debug);
+    let result = match name {
+        "target" => run::reach_target(&config),
+        "save" => run::save(&config),
+        "finish" => run::close(&config, directory.map(Path::new), failure),
+        "last-words" => run::last_words(20),
+        _ => Err(Error::new(Kind::Usage, format!("there is no stage '{name}'"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            Message::Failed(e.to_string()).send();
+            ExitCode::from(e.kind().save_code())
+        }
+    }
+}
+
+/// Compares the initramfs with the manifest it begins with.
+fn check_image() {
+    let manifest = std::fs::read_to_string("/manifest").unwrap_or_default();
+    let size = |path: &str| std::fs::symlink_metadata(path).ok().map(|m| m.len());
+    let short = truncated(&manifest, size);
+    if let Some(first) = short.first() {
+        let others = match short.len() - 1 {
+            0 => String::new(),
+            n => format!(", and so for {n} more"),
+        };
+        let cause = "the kernel ran out of room while it unpacked the initramfs; boot it with rootfstype=ramfs";
+        log::error!("initramfs truncated: {first}{others}: {cause}");
+    }
+}
+
+/// Every file of `manifest` that is missing or short.
+fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Vec<String> {
+    let mut short = Vec::new();
+    for (wanted, path) in manifest.lines().filter_map(|l| l.split_once(' ')) {
+        let Ok(wanted) = wanted.parse::<u64>() else { continue };
+        match size(path) {
+            Some(size) if size == wanted => {}
+            Some(size) => short.push(format!("{path} has {size} of {wanted} bytes")),
+            None => short.push(format!("{path} is missing")),
+        }
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncated_image_is_told_by_its_manifest() {
+        let manifest = "3 /init\n10 /etc/kdump.conf\n7 /lib/x.ko\ngarbage\n";
+        let size = |path: &str| match path {
+            "/init" => Some(3),
+            "/etc/kdump.conf" => Some(4),
+            _ => None,
+        };
+        assert_eq!(truncated(manifest, size), ["/etc/kdump.conf has 4 of 10 bytes", "/lib/x.ko is missing"]);
+        assert_eq!(truncated("", size), [""; 0], "an image of another builder has no manifest");
+    }
+
+    #[test]
+    fn outside_a_crash_kernel_nothing_is_done() {
+        let refused = ExitCode::from(Kind::Usage.save_code());
+        assert_eq!(format!("{:?}", main()), format!("{refused:?}"));
+        assert_eq!(format!("{:?}", stage("finish", None, None)), format!("{refused:?}"));
+    }
+}
