@@ -26,6 +26,8 @@ pub struct BzImage {
     pub header: setup_header,
     /// The protected-mode code: what is loaded.
     pub code: Bytes,
+    /// Setup code and protected-mode code: what the build's checksum covers.
+    whole: Bytes,
 }
 
 impl BzImage {
@@ -61,7 +63,7 @@ impl BzImage {
             ));
         }
         clear_undefined(&mut header, file);
-        let image = Self { header, code: file.slice(setup_len, needed) };
+        let image = Self { header, code: file.slice(setup_len, needed), whole: file.slice(0, needed) };
         image.check()?;
         Ok(Some(image))
     }
@@ -86,6 +88,14 @@ impl BzImage {
             return invalid(format!("bzImage has only {:#x} bytes of code", self.code_len()));
         }
         Ok(())
+    }
+
+    /// Compares the image with the CRC of its build; `Ok(false)` if it has none.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if they differ.
+    pub fn check_sum(&self) -> Result<bool> {
+        super::checksum::check(&self.whole)
     }
 
     /// Bytes of protected-mode code.

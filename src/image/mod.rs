@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions))]
 
 pub mod bzimage;
+pub mod checksum;
 pub mod decompress;
 
 pub use bzimage::BzImage;
