@@ -75,7 +75,7 @@ struct Options {
     /// highest physical address to use
     #[argh(option, arg_name = "ADDR", from_str_fn(address))]
     mem_max: Option<u64>,
-    /// do not verify the image when it is started
+    /// verify neither the kernel's own CRC when it is loaded nor the image when it is started
     #[argh(switch, short = 'i')]
     no_checks: bool,
     /// do not take network interfaces down
@@ -298,6 +298,9 @@ fn input(options: &Options, host: &Host, slot: Slot) -> Result<Input> {
     }
     let Sniffed { kernel: Kernel::BzImage(kernel), bytes, was_packed } =
         image::sniff(read(path)?).context(|| path.clone())?;
+    if !options.no_checks {
+        kernel.check_sum().context(|| path.clone())?;
+    }
     let running = host.text("proc/cmdline")?.unwrap_or_default();
     let command_line = kexec_plan::command_line(
         options.reuse_cmdline.then_some(running.as_str()),
