@@ -5,5 +5,6 @@
 mod lab;
 
 mod chain;
+mod kexec;
 mod panic;
 mod rig;
