@@ -548,6 +548,22 @@ fn the_older_buffer_wraps_and_ends_where_it_is_corrupt() {
 }
 
 #[test]
+fn a_file_that_may_not_grow_is_a_full_target() {
+    let case = Case::new(&Kernel::new(V6_12, 4).core());
+    let out = Command::new("sh")
+        .args(["-c", "ulimit -f 2048; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_kdumpbox"), "kdump-save"])
+        .args([case.core(), case.dump()])
+        .output()
+        .expect("run");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(6), "{said}");
+    assert!(said.contains("File too large") && said.contains("dump-incomplete"), "{said}");
+    assert!(!case.dump().exists());
+    let left = std::fs::read(case.dir.path().join("dump-incomplete")).expect("what was written stays");
+    assert_ne!(left[424] & 8, 0, "marked incomplete");
+}
+
+#[test]
 fn memory_beyond_4_gib_of_offsets_and_a_bounded_budget() {
     // 64 GiB of holes in one PT_LOAD, no struct pages: the file is sparse, and so is the dump's bitmap.
     let kernel = Kernel::new(V6_12, 4);

@@ -101,6 +101,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
     let default = if options.quiet { Messages::ERROR } else { 0x17 };
     let debug = if options.debug { Messages::DEBUG } else { 0 };
     let messages = Messages(options.message_level.unwrap_or(default) | debug);
+    crate::sys::ignore_file_size_signal();
     match try_run(&options, messages) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {

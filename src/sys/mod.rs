@@ -6,6 +6,14 @@ use std::os::fd::BorrowedFd;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+/// Makes a write beyond the file size limit (`ulimit -f`) fail with EFBIG instead of ending the process: a dump that
+/// ends early must be reported.
+pub fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal installs no handler, so nothing can run at a bad moment.
+    let _ =
+        unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn) };
+}
+
 /// A read-only private mapping of a part of a file. Its bytes can only be copied out.
 ///
 /// The file may change or shrink underneath: bytes are read, never referenced; a page that is gone raises SIGBUS,
