@@ -6,5 +6,6 @@ mod lab;
 
 mod chain;
 mod kexec;
+mod main_job;
 mod panic;
 mod rig;

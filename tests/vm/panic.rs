@@ -2,9 +2,10 @@
 //! kernel saves is on a disk afterwards. Also the image that upstream's tools would run in, as the baseline.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::lab::core::{FILL, ORACLE, fill_disk};
-use crate::lab::{Guest, Kernel, Machine, Outcome, disk};
+use crate::lab::{Guest, Kernel, Machine, Outcome, disk, product, run};
 
 /// The crash kernel's command line, as a user would write it.
 pub const APPEND: &str = "console=ttyS0 reset_devices nr_cpus=1 irqpoll panic=-1 rootfstype=ramfs";
@@ -91,4 +92,15 @@ pub const UPSTREAM_LOAD: &str = "/bin/kexec -p -s /boot/vmlinuz --initrd=/boot/c
 /// How ours loads it: `mode` is `-s`, `-c` or `-a`.
 pub fn our_load(mode: &str) -> String {
     format!("/sbin/kexec -p {mode} /boot/vmlinuz --initrd=/boot/crash.img --append=\"$APPEND\"")
+}
+
+/// Our own crash initramfs, made as `initramfs/build` makes it.
+pub fn our_image(kernel: &Kernel, work: &Path, config: &str) -> PathBuf {
+    let (conf, image) = (work.join("kdump.conf"), work.join("crash.img"));
+    std::fs::write(&conf, config).unwrap_or_else(|e| panic!("write {}: {e}", conf.display()));
+    let modules = kernel.dir.join("lib/modules").join(&kernel.release);
+    let mut command = Command::new(product());
+    command.arg("kdump-initramfs").arg("--module-dir").arg(modules).arg("--config").arg(&conf);
+    run(command.arg("--output").arg(&image));
+    image
 }

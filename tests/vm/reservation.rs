@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::lab::{Kernel, SUITE, disk, say, workdir};
-use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image};
+use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image, our_image, our_load};
 
 const STEP_MIB: u32 = 4;
 
@@ -53,4 +53,13 @@ fn busybox_and_makedumpfile_need() {
     let image = baseline_image(&kernel, &workdir("reserve-baseline"));
     let need = smallest("reserve-baseline", &kernel, &image, UPSTREAM_LOAD);
     assert!((84..=128).contains(&need), "the baseline needs {need}M, which no earlier measurement came near");
+}
+
+#[test]
+fn ours_needs() {
+    let kernel = Kernel::of(SUITE);
+    let config = "ext4 LABEL=target\ncore_collector makedumpfile -c -d 31\n";
+    let image = our_image(&kernel, &workdir("reserve-ours"), config);
+    let need = smallest("reserve-ours", &kernel, &image, &our_load("-s"));
+    assert!(need <= 92, "we need {need}M, busybox and makedumpfile 92M");
 }
