@@ -142,13 +142,25 @@ fn limits(request: &Request<'_>) -> Result<Limits> {
         let memory = area.intersect(request.window).into_iter().collect();
         return Ok(Limits { memory, memory_name: "the area reserved by crashkernel=", max_pages: None });
     }
-    let mut memory = machine.map.ram().within(request.window);
+    Ok(next_limits(machine, request.window))
+}
+
+fn next_limits(machine: &Machine, window: Range) -> Limits {
+    let mut memory = machine.map.ram().within(window);
+    // What the running kernel keeps back although firmware calls it RAM, it keeps back for a reason: tables of EFI that
+    // the next kernel will look for (`efi_mem_reserve`), bad pages (`memmap=`).
+    if !machine.system_ram.is_empty() {
+        memory = memory.iter().flat_map(|r| machine.system_ram.within(r).iter().collect::<Vec<_>>()).collect();
+    }
+    for range in machine.efi.iter().flat_map(|efi| &efi.runtime) {
+        memory.remove(Range::with_len(range.phys, range.pages.saturating_mul(PAGE_SIZE)).unwrap_or_default());
+    }
     // Interrupt vectors, BIOS data, option ROMs: nothing below 1 MiB is worth the risk.
     memory.remove(Range::new(0, MIB).unwrap_or_default());
     for reserved in machine.crash.iter() {
         memory.remove(reserved);
     }
-    Ok(Limits { memory, memory_name: "RAM", max_pages: machine.total_pages.map(|p| p / 2) })
+    Limits { memory, memory_name: "RAM", max_pages: machine.total_pages.map(|p| p / 2) }
 }
 
 fn kernel_wish(kernel: &BzImage, window: Range) -> Wish {
@@ -174,18 +186,22 @@ fn command_line(request: &Request<'_>, crash: Option<&CrashParts>, map: &MemoryM
         }
     }
     let text = text.trim_start().to_owned();
-    check_command_line(&text, request.kernel)?;
+    check_command_line(&text, 0, request.kernel)?;
     Ok(text)
 }
 
-/// Whether `kernel` takes all of `text`.
+/// What `kexec_file_load` wants room for behind any command line: `elfcorehdr=0x...` and a NUL.
+pub const FILE_CALL_ADDS: usize = 31;
+
+/// Whether `kernel` takes all of `text` and `added` bytes more.
 ///
 /// # Errors
 /// [`Kind::Invalid`] with both lengths; a command line is never cut.
-pub fn check_command_line(text: &str, kernel: &BzImage) -> Result<()> {
+pub fn check_command_line(text: &str, added: usize, kernel: &BzImage) -> Result<()> {
     let (len, max) = (text.len(), kernel.command_line_max());
-    if len > max {
-        let text = format!("the command line has {len} bytes, the kernel takes {max} (cmdline_size); shorten it");
+    if len.saturating_add(added) > max {
+        let kept = if added > 0 { format!(" less {added} that kexec_file_load keeps back") } else { String::new() };
+        let text = format!("the command line has {len} bytes, the kernel takes {max} (cmdline_size){kept}; shorten it");
         return Err(Error::new(Kind::Invalid, text));
     }
     if let Some(at) = text.bytes().position(|b| b == 0) {
@@ -222,5 +238,36 @@ impl CrashParts {
         let mut segments = vec![Segment { name: "elfcorehdr", data: header.into(), range: self.elfcorehdr }];
         segments.extend(backup.map(|range| Segment { name: "backup", data: Bytes::default(), range }));
         Ok(segments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::efi::{Efi, RuntimeRange};
+    use crate::mem::MemoryType;
+
+    #[test]
+    fn the_next_kernel_goes_only_where_firmware_and_the_running_kernel_agree_on_ram() {
+        let range = |start, end| Range::new(start, end).expect("ordered");
+        let page = RuntimeRange { kind: 4, phys: 0x3000_0000, virt: 0, pages: 1, attribute: 1 << 63 };
+        let machine = Machine {
+            map: [(range(0, 0x4000_0000), MemoryType::Ram)].into_iter().collect(),
+            system_ram: [range(0x1000, 0x20_0000), range(0x30_0000, 0x3800_0000)].into_iter().collect(),
+            crash: [range(0x1000_0000, 0x2000_0000)].into_iter().collect(),
+            efi: Some(Efi { runtime: vec![page], ..Efi::default() }),
+            total_pages: Some(1000),
+            ..Machine::default()
+        };
+        let window = range(0, 0x3400_0000);
+        let limits = next_limits(&machine, window);
+        let expected = [
+            range(0x10_0000, 0x20_0000),
+            range(0x30_0000, 0x1000_0000),
+            range(0x2000_0000, 0x3000_0000),
+            range(0x3000_1000, 0x3400_0000),
+        ];
+        assert_eq!(limits.memory.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(limits.max_pages, Some(500));
     }
 }

@@ -281,7 +281,7 @@ fn read(path: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn input(options: &Options, host: &Host, slot: Slot) -> Result<Input> {
+fn input(options: &Options, host: &Host, mode: Mode) -> Result<Input> {
     if let Some(kind) = options.r#type.as_deref().filter(|t| !["bzImage", "bzImage64"].contains(t)) {
         return Err(Error::new(
             Kind::Invalid,
@@ -305,14 +305,15 @@ fn input(options: &Options, host: &Host, slot: Slot) -> Result<Input> {
     let command_line = kexec_plan::command_line(
         options.reuse_cmdline.then_some(running.as_str()),
         options.command_line.as_deref().unwrap_or_default(),
-        slot,
+        mode.slot,
     );
-    linux::check_command_line(&command_line, &kernel)?;
+    let added = if mode.syscall == Syscall::File { linux::FILE_CALL_ADDS } else { 0 };
+    linux::check_command_line(&command_line, added, &kernel)?;
     Ok(Input { path: path.clone(), unpacked: was_packed.then_some(bytes), kernel: *kernel, command_line })
 }
 
 fn load(backend: &mut Linux, host: &Host, options: &Options, mode: Mode, dry_run: bool) -> Result<()> {
-    let input = input(options, host, mode.slot)?;
+    let input = input(options, host, mode)?;
     for path in &options.initrd {
         open(path)?;
     }
