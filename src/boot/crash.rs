@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Machine;
+use crate::host::kcore::IMAGE_PAGE;
 use crate::mem::{MemoryMap, MemoryType, Range, Ranges};
 
 /// End of conventional memory: real-mode code of the crash kernel's CPUs runs below.
@@ -14,8 +15,6 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const EHDR_LEN: usize = 64;
 const PHDR_LEN: usize = 56;
-/// The kernel's image is mapped in pages of this size.
-const IMAGE_PAGE: u64 = 0x20_0000;
 
 /// The low memory that the crash kernel will overwrite and that is copied away first.
 pub fn backup_source(machine: &Machine) -> Option<Range> {
@@ -93,7 +92,8 @@ fn headers(machine: &Machine, backup: u64) -> Vec<Phdr> {
     let mut phdrs: Vec<Phdr> = notes.map(Phdr::note).collect();
     if let (Some(image), Some(stext)) = (machine.kernel_image, machine.layout.stext) {
         let virt = stext & !IMAGE_PAGE.saturating_sub(1);
-        phdrs.push(Phdr { kind: PT_LOAD, offset: image.start(), virt, phys: image.start(), len: image.len() });
+        let len = machine.layout.image_len.unwrap_or(image.len());
+        phdrs.push(Phdr { kind: PT_LOAD, offset: image.start(), virt, phys: image.start(), len });
     }
     let direct = |phys: u64| machine.layout.page_offset.map_or(0, |base| base.wrapping_add(phys));
     let low = backup_source(machine);
@@ -156,7 +156,11 @@ mod tests {
             cpu_notes: [0, 2].map(|cpu| CpuNotes { cpu, range: range(0x9000 + cpu, 0x9400 + cpu) }).to_vec(),
             vmcoreinfo: Some(range(0xb000, 0xc000)),
             kernel_image: Some(range(0x300_0000, 0x500_0000)),
-            layout: Layout { page_offset: Some(0xffff_8880_0000_0000), stext: Some(0xffff_ffff_8300_0040) },
+            layout: Layout {
+                page_offset: Some(0xffff_8880_0000_0000),
+                stext: Some(0xffff_ffff_8300_0040),
+                image_len: None,
+            },
             ..Machine::default()
         }
     }

@@ -9,6 +9,10 @@ use crate::error::{Context, Result};
 
 /// Start of the kernel image's mapping (`__START_KERNEL_map`).
 const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// The kernel image is mapped in pages of this size.
+pub const IMAGE_PAGE: u64 = 0x20_0000;
+/// Bytes between the kernel image's mapping and that of modules (`KERNEL_IMAGE_SIZE`).
+const MAX_IMAGE: u64 = 1 << 30;
 /// More program headers than any kernel writes.
 const MAX_HEADERS: usize = 1 << 14;
 
@@ -19,6 +23,9 @@ pub struct Layout {
     pub page_offset: Option<u64>,
     /// Virtual address of `_stext`, or of the first symbol of the image's text.
     pub stext: Option<u64>,
+    /// Bytes of the kernel image's mapping from the page of `stext` on: up to `_end`, which lies behind the last part
+    /// that `/proc/iomem` names.
+    pub image_len: Option<u64>,
 }
 
 /// Reads the layout; a kernel without `/proc/kcore`, or one locked down, leaves its parts `None`.
@@ -26,10 +33,14 @@ pub struct Layout {
 /// # Errors
 /// Reading fails for another reason than absence.
 pub fn layout(host: &Host) -> Result<Layout> {
-    Ok(Layout { page_offset: page_offset(host), stext: stext(host)? })
+    let stext = stext(host)?;
+    let headers = program_headers(host).unwrap_or_default();
+    let page_offset = headers.chunks_exact(56).find_map(direct_map);
+    let image_len = stext.and_then(|at| headers.chunks_exact(56).find_map(|phdr| image_len(phdr, at)));
+    Ok(Layout { page_offset, stext, image_len })
 }
 
-fn page_offset(host: &Host) -> Option<u64> {
+fn program_headers(host: &Host) -> Option<Vec<u8>> {
     let mut file = std::fs::File::open(host.path("proc/kcore")).ok()?;
     let mut header = [0; 64];
     file.read_exact(&mut header).ok()?;
@@ -40,7 +51,14 @@ fn page_offset(host: &Host) -> Option<u64> {
     }
     let mut headers = vec![0; count.checked_mul(56)?];
     file.read_exact(&mut headers).ok()?;
-    headers.chunks_exact(56).find_map(direct_map)
+    Some(headers)
+}
+
+/// What is left of this PT_LOAD from the 2 MiB page of `stext` on, if it is the kernel image's.
+fn image_len(phdr: &[u8], stext: u64) -> Option<u64> {
+    let (kind, virt, len) = (u64_at(phdr, 0)? & 0xffff_ffff, u64_at(phdr, 16)?, u64_at(phdr, 40)?);
+    let rest = virt.checked_add(len)?.checked_sub(stext & !IMAGE_PAGE.saturating_sub(1))?;
+    (kind == 1 && START_KERNEL_MAP <= virt && virt <= stext && rest <= MAX_IMAGE).then_some(rest)
 }
 
 /// The direct map's offset if this is a PT_LOAD of RAM: its virtual and physical addresses differ by a page-aligned
@@ -95,6 +113,19 @@ mod tests {
         assert_eq!(direct_map(&phdr(0xffff_c900_0000_0000, u64::MAX)), None, "vmalloc");
         assert_eq!(direct_map(&phdr(0xffff_8880_0010_0000, 0x10_0000)), Some(0xffff_8880_0000_0000));
         assert_eq!(direct_map(&phdr(0xff29_1234_c010_0000, 0x10_0000)), Some(0xff29_1234_c000_0000));
+    }
+
+    #[test]
+    fn the_image_reaches_from_the_page_of_stext_to_the_end_of_its_mapping() {
+        let mut text = phdr(0xffff_ffff_8100_0000, 0x100_0000);
+        text[40..48].copy_from_slice(&0x343_0000u64.to_le_bytes());
+        assert_eq!(image_len(&text, 0xffff_ffff_8100_0040), Some(0x343_0000));
+        assert_eq!(image_len(&text, 0xffff_ffff_8120_0000), Some(0x323_0000));
+        for (virt, len) in [(0xffff_ffff_c000_0000, 0x3f00_0000), (0xffff_ffff_8000_0000, 0x100), (0, u64::MAX)] {
+            let mut other = phdr(virt, 0);
+            other[40..48].copy_from_slice(&u64::to_le_bytes(len));
+            assert_eq!(image_len(&other, 0xffff_ffff_8100_0040), None, "{virt:#x}");
+        }
     }
 
     #[test]
