@@ -2,8 +2,12 @@
 
 #[path = "oracle/dump.rs"]
 mod dump;
+#[path = "oracle/kexec.rs"]
+mod kexec;
 #[allow(dead_code, unused_imports, reason = "each test target takes what it needs of the laboratory")]
 mod lab;
+#[path = "support/recorded.rs"]
+mod recorded;
 mod support;
 
 use lab::{Kernel, SUITE};
