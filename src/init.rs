@@ -210,29 +210,27 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>) -> Exit
 fn check_image() {
     let manifest = std::fs::read_to_string("/manifest").unwrap_or_default();
     let size = |path: &str| std::fs::symlink_metadata(path).ok().map(|m| m.len());
-    let short = truncated(&manifest, size);
-    if let Some(first) = short.first() {
-        let others = match short.len() - 1 {
-            0 => String::new(),
-            n => format!(", and so for {n} more"),
-        };
+    if let Some(what) = truncated(&manifest, size) {
         let cause = "the kernel ran out of room while it unpacked the initramfs; boot it with rootfstype=ramfs";
-        log::error!("initramfs truncated: {first}{others}: {cause}");
+        log::error!("initramfs truncated: {what}: {cause}");
     }
 }
 
-/// Every file of `manifest` that is missing or short.
-fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Vec<String> {
-    let mut short = Vec::new();
-    for (wanted, path) in manifest.lines().filter_map(|l| l.split_once(' ')) {
-        let Ok(wanted) = wanted.parse::<u64>() else { continue };
-        match size(path) {
-            Some(size) if size == wanted => {}
-            Some(size) => short.push(format!("{path} has {size} of {wanted} bytes")),
-            None => short.push(format!("{path} is missing")),
-        }
-    }
-    short
+/// Where the unpacking of what `manifest` lists stopped, if it did. The kernel sets a file's size before it writes the
+/// contents, so the file in front of the first one missing may look whole and is not.
+fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Option<String> {
+    let lines = manifest.lines().filter_map(|l| l.split_once(' '));
+    let files: Vec<(u64, &str)> = lines.filter_map(|(s, path)| Some((s.parse().ok()?, path))).collect();
+    let short = files.iter().find_map(|(wanted, path)| match size(path) {
+        Some(has) if has != *wanted => Some(format!("{path} has {has} of {wanted} bytes")),
+        _ => None,
+    });
+    let missing = files.iter().position(|(_, path)| size(path).is_none()).map(|first| {
+        let last = files.get(..first).and_then(|f| f.last()).map_or("its first file", |(_, path)| path);
+        let count = files.iter().filter(|(_, path)| size(path).is_none()).count();
+        format!("it stopped at {last}, and {count} files behind it are missing")
+    });
+    missing.or(short)
 }
 
 #[cfg(test)]
@@ -241,14 +239,17 @@ mod tests {
 
     #[test]
     fn a_truncated_image_is_told_by_its_manifest() {
-        let manifest = "3 /init\n10 /etc/kdump.conf\n7 /lib/x.ko\ngarbage\n";
-        let size = |path: &str| match path {
-            "/init" => Some(3),
-            "/etc/kdump.conf" => Some(4),
-            _ => None,
+        let manifest = "3 /init\n10 /etc/kdump.conf\n7 /lib/x.ko\ngarbage\n0 /manifest.end\n";
+        let sizes = |known: &'static [(&str, u64)]| {
+            truncated(manifest, move |path| known.iter().find(|(p, _)| *p == path).map(|(_, s)| *s))
         };
-        assert_eq!(truncated(manifest, size), ["/etc/kdump.conf has 4 of 10 bytes", "/lib/x.ko is missing"]);
-        assert_eq!(truncated("", size), [""; 0], "an image of another builder has no manifest");
+        let whole = sizes(&[("/init", 3), ("/etc/kdump.conf", 10), ("/lib/x.ko", 7), ("/manifest.end", 0)]);
+        assert_eq!(whole, None);
+        let cut = sizes(&[("/init", 3), ("/etc/kdump.conf", 10)]);
+        assert_eq!(cut.as_deref(), Some("it stopped at /etc/kdump.conf, and 2 files behind it are missing"));
+        let odd = sizes(&[("/init", 3), ("/etc/kdump.conf", 4), ("/lib/x.ko", 7), ("/manifest.end", 0)]);
+        assert_eq!(odd.as_deref(), Some("/etc/kdump.conf has 4 of 10 bytes"));
+        assert_eq!(truncated("", |_| None), None, "an image of another builder has no manifest");
     }
 
     #[test]

@@ -62,8 +62,11 @@ impl Database {
             let others: Vec<_> =
                 std::fs::read_dir(base).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
             let others = others.iter().map(|n| n.to_string_lossy()).collect::<Vec<_>>().join(" ");
-            let what = format!("no modules for this kernel, {release}; the initramfs has those of '{others}'");
-            return Err(Error::new(Kind::Missing, format!("{what}; rebuild it with --kernel-release {release}")));
+            let what = match others.as_str() {
+                "" => "the initramfs has no modules at all".to_owned(),
+                _ => format!("the initramfs has modules of {others} only; rebuild it with --kernel-release {release}"),
+            };
+            return Err(Error::new(Kind::Missing, format!("this kernel is {release}: {what}")));
         }
         Ok(Self::open(&dir))
     }

@@ -1,7 +1,7 @@
 //! The crash initramfs: the reviewed list `initramfs/rootfs.list`, `kdump.conf`, files asked for, modules; one archive, compressed.
 //!
-//! Everything that is not the modules comes first, so that a kernel that runs out of room while it unpacks still has
-//! our binary and its configuration.
+//! What matters most comes first, so that a kernel that runs out of room while it unpacks still has our binary and its
+//! configuration, then the modules; files asked for come last.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -67,11 +67,11 @@ pub fn build(request: &Request<'_>) -> Result<Image> {
     check_binary(&binary, request.binary)?;
     let mut entries = rootfs(ROOTFS, &binary)?;
     push(&mut entries, "etc/kdump.conf", request.config.as_bytes().to_vec());
+    let modules = add_modules(&mut entries, request)?;
     for (from, to) in request.files {
         let data = std::fs::read(from).context(|| format!("read {}", from.display()));
         push(&mut entries, to.trim_start_matches('/'), data.map_err(|e| e.with_kind(Kind::Open))?);
     }
-    let modules = add_modules(&mut entries, request)?;
     let archive = cpio::archive(&entries)?;
     let unpacked = archive.len();
     let bytes = compress(archive, request.compression)?;

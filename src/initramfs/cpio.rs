@@ -2,12 +2,17 @@
 //!
 //! Reproducible: no time, owner or inode of the building machine gets in; entries appear in the order given. The first
 //! entry is the manifest, a text that lists every file with its size, because a kernel that runs out of room while it
-//! unpacks goes on without the rest and says so in one line only. Hard links are not written.
+//! unpacks goes on without the rest and says so in one line only. Linux gives a file its full size before it writes the
+//! contents, so the size of the file it stopped in proves nothing: the last entry, an empty file, does. Hard links are
+//! not written.
 
 use crate::error::{Error, Kind, Result};
 
 /// Name of the manifest in the archive; `init` reads it as `/manifest`.
 pub const MANIFEST: &str = "manifest";
+
+/// Name of the last entry, which is there only if everything before it is.
+pub const END: &str = "manifest.end";
 
 /// What an archive's entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +50,11 @@ pub fn archive(entries: &[Entry]) -> Result<Vec<u8>> {
             return Err(Error::new(Kind::Invalid, format!("initramfs entry '{}': {rule}", entry.path)));
         }
     }
-    let manifest = Entry { path: MANIFEST.into(), node: Node::File(manifest(entries).into_bytes()), mode: 0o444 };
+    let end = Entry { path: END.into(), node: Node::File(Vec::new()), mode: 0o444 };
+    let text = manifest(entries.iter().chain([&end])).into_bytes();
+    let manifest = Entry { path: MANIFEST.into(), node: Node::File(text), mode: 0o444 };
     let mut out = Vec::new();
-    for (number, entry) in (1_u32..).zip(std::iter::once(&manifest).chain(entries)) {
+    for (number, entry) in (1_u32..).zip(std::iter::once(&manifest).chain(entries).chain([&end])) {
         append(&mut out, number, entry)?;
     }
     append(&mut out, 0, &Entry { path: "TRAILER!!!".into(), node: Node::File(Vec::new()), mode: 0 })?;
@@ -56,8 +63,8 @@ pub fn archive(entries: &[Entry]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// One line for each file and link: size in bytes, a blank, the path with a leading slash. A link's size is its target's length.
-fn manifest(entries: &[Entry]) -> String {
+/// One line for each file and link, in the archive's order: size in bytes, a blank, the path with a leading slash. A link's size is its target's length.
+fn manifest<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
     let mut text = String::new();
     for entry in entries {
         let size = match &entry.node {
@@ -134,13 +141,14 @@ mod tests {
             entry("sbin-modprobe", Node::Link("/init".into()), 0o777),
         ];
         let read = list(&archive(&entries).expect("archive"));
-        assert_eq!(read[0], ("manifest".into(), 0o100_444, b"3 /init\n5 /sbin-modprobe\n".to_vec()));
+        assert_eq!(read[0], ("manifest".into(), 0o100_444, b"3 /init\n5 /sbin-modprobe\n0 /manifest.end\n".to_vec()));
         let rest: Vec<_> = read[1..].iter().map(|(n, m, d)| (n.as_str(), *m, d.len())).collect();
         let wanted = [
             ("dev", 0o040_755, 0),
             ("dev/console", 0o020_600, 0),
             ("init", 0o100_755, 3),
             ("sbin-modprobe", 0o120_777, 5),
+            ("manifest.end", 0o100_444, 0),
         ];
         assert_eq!(rest, wanted);
     }
