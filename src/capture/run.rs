@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::OFlags;
+
 use super::config::Config;
 use super::device;
 use super::modules::{self, Database, Loader};
@@ -331,9 +333,41 @@ pub fn close(config: &Config, directory: Option<&Path>, failure: Option<&str>) -
         (Some(directory), Some(reason)) => fail(directory, reason),
         (None, Some(reason)) => make_directory(config, &Crash::unknown()).and_then(|d| fail(&d, reason)),
     };
+    if let Some(Err(e)) = directory.map(own_log) {
+        log::warn!("{e}");
+    }
     rustix::fs::sync();
     let flags = rustix::mount::UnmountFlags::empty();
     noted.and(rustix::mount::unmount(MOUNT_POINT, flags).context(|| format!("unmount {MOUNT_POINT}")))
+}
+
+/// Name of the crash kernel's own log beside the dump, as kdump-utils has it.
+const OWN_LOG: &str = "kexec-dmesg.log";
+
+/// Saves this kernel's log: what `init` and its stages said is part of it. One record a read, and no waiting for more.
+fn own_log(directory: &Path) -> Result<()> {
+    let mut kmsg = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open("/dev/kmsg");
+    let kmsg = kmsg.as_mut().map_err(|e| Error::io(e, "open /dev/kmsg"))?;
+    let mut writer = BufWriter::new(create(&directory.join(OWN_LOG))?);
+    let mut record = [0; 8192];
+    loop {
+        match kmsg.read(&mut record) {
+            Ok(0) => break,
+            // "priority,sequence,microseconds,flags;text\n", then lines of a dictionary that begin with a blank.
+            Ok(count) => {
+                let text = String::from_utf8_lossy(record.get(..count).unwrap_or_default()).into_owned();
+                let (head, text) = text.split_once(';').unwrap_or(("", &text));
+                let time: u64 = head.split(',').nth(2).and_then(|t| t.parse().ok()).unwrap_or(0);
+                let line = text.lines().next().unwrap_or_default();
+                writeln!(writer, "[{:5}.{:06}] {line}", time / 1_000_000, time % 1_000_000)
+                    .context(|| "write the own log")?;
+            }
+            // EPIPE: the ring has moved on past us; the next read goes on with what is left.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(_) => break,
+        }
+    }
+    writer.flush().context(|| "write the own log")
 }
 
 fn fail(directory: &Path, reason: &str) -> Result<()> {

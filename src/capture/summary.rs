@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Context, Result};
@@ -51,16 +52,26 @@ impl Summary {
     }
 
     /// Writes it into `directory` so that there is always one whole summary, the old or the new.
+    ///
+    /// On a full target there is no room for a new file, but the old one has a block: it is written over in place.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let (new, path) = (directory.join("summary-incomplete.txt"), directory.join(NAME));
-        let write = || {
+        let replace = || {
             let mut file = File::create(&new)?;
             file.write_all(self.text().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&new, &path)?;
             File::open(directory)?.sync_all()
         };
-        write().context(|| format!("write {}", path.display()))
+        let over = || {
+            // The new file may or may not have come to be.
+            let _ = std::fs::remove_file(&new);
+            let file = File::options().write(true).open(&path)?;
+            file.write_all_at(self.text().as_bytes(), 0)?;
+            file.set_len(self.text().len() as u64)?;
+            file.sync_all()
+        };
+        replace().or_else(|_| over()).context(|| format!("write {}", path.display()))
     }
 }
 
