@@ -4,9 +4,17 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "capture_slow.rs"]
+mod capture_slow;
 #[allow(dead_code, reason = "each test target takes what it needs of the rig")]
 #[path = "panic.rs"]
 mod panic;
+#[allow(dead_code, reason = "shared with the target vm")]
+#[path = "synthetic.rs"]
+mod synthetic;
 
 #[path = "readers.rs"]
 mod readers;

@@ -4,8 +4,13 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod capture;
 mod chain;
 mod kexec;
 mod main_job;
 mod panic;
 mod rig;
+mod synthetic;
