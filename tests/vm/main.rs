@@ -9,8 +9,10 @@ mod support;
 
 mod capture;
 mod chain;
+mod efi;
 mod kexec;
 mod main_job;
 mod panic;
+mod purgatory;
 mod rig;
 mod synthetic;
