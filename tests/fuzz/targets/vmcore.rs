@@ -1,0 +1,80 @@
+//! A synthetic vmcore with bytes changed anywhere: its log is read and a dump of it written, to nowhere.
+#![no_main]
+
+#[allow(dead_code, reason = "the laboratory has more than is needed here")]
+#[path = "../../support/mod.rs"]
+mod support;
+
+use std::io;
+use std::sync::OnceLock;
+
+use kdumpbox::dump::{self, Codec, Level, Request};
+use kdumpbox::error::Result;
+use kdumpbox::target::Sink;
+use kdumpbox::vmcore::{Input, Vmcore, printk};
+use support::kernel::{Kernel, V6_12};
+use support::log::{Record, RingShape};
+
+/// Takes everything, keeps nothing.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write_at(&self, _offset: u64, _data: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The file with some bytes replaced.
+struct Changed {
+    base: &'static [u8],
+    changes: Vec<(u64, u8)>,
+}
+
+impl Input for Changed {
+    fn size(&self) -> u64 {
+        self.base.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let rest = self.base.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        for (at, byte) in &self.changes {
+            if let Some(place) = at.checked_sub(offset).and_then(|i| buf[..len].get_mut(i as usize)) {
+                *place = *byte;
+            }
+        }
+        Ok(len)
+    }
+}
+
+fn base() -> &'static [u8] {
+    static BASE: OnceLock<Vec<u8>> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let mut kernel = Kernel::new(V6_12, 4);
+        support::log::ring(&mut kernel, RingShape::default(), &[Record::new(1, "one"), Record::new(2, "two")]);
+        let dir = tempfile::tempdir().expect("a directory");
+        kernel.core().save(&dir.path().join("core"));
+        std::fs::read(dir.path().join("core")).expect("read")
+    })
+}
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    // Five bytes a change: where (the first half of the numbers lie in the headers), and what.
+    let base = base();
+    let changes = data.chunks_exact(5).map(|c| {
+        let at = u64::from(u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+        (if at & 1 == 0 { at / 2 % 8192 } else { at / 2 % base.len() as u64 }, c[4])
+    });
+    let input = Changed { base, changes: changes.collect() };
+    let Ok(core) = Vmcore::from_input(Box::new(input)) else { return };
+    let _ = printk::dmesg(&core, &mut io::sink());
+    let request = Request { level: Level::new(31).expect("a level"), codec: Codec::None, threads: 1 };
+    let _ = dump::save(&core, &request, &Nowhere, &|_| ());
+});
