@@ -146,11 +146,21 @@ fn add_modules(entries: &mut Vec<Entry>, request: &Request<'_>) -> Result<usize>
     Ok(bytes)
 }
 
+/// The kernel allocates the whole window while it unpacks. Measured with Debian's 6.1: 256 KiB instead of level 19's 8 MiB
+/// makes the image 3 % larger and the memory the crash kernel needs 6 MiB smaller.
+const WINDOW_LOG: u32 = 18;
+
 fn compress(archive: Vec<u8>, compression: Compression) -> Result<Vec<u8>> {
     match compression {
         Compression::None => Ok(archive),
-        // In one call, so that the frame carries its size and the kernel allocates no larger window than that.
-        Compression::Zstd => zstd::bulk::compress(&archive, 19).context(|| "compress the initramfs with zstd"),
+        Compression::Zstd => {
+            let zstd = |bytes: &[u8]| {
+                let mut compressor = zstd::bulk::Compressor::new(19)?;
+                compressor.set_parameter(zstd::zstd_safe::CParameter::WindowLog(WINDOW_LOG))?;
+                compressor.compress(bytes)
+            };
+            zstd(&archive).context(|| "compress the initramfs with zstd")
+        }
         Compression::Gzip => {
             let level = libdeflater::CompressionLvl::new(9).unwrap_or_default();
             let mut compressor = libdeflater::Compressor::new(level);

@@ -32,11 +32,10 @@ fn text(crash: &Crash, image: &std::path::Path, name: &str) -> String {
 }
 
 #[test]
-fn log_and_dump_reach_the_disk_byte_for_byte_on_an_old_processor() {
+fn log_and_dump_reach_the_disk_byte_for_byte() {
     let crash = Crash::new("capture-saves");
     let target = disk::ext4(&crash.work.join("target.img"), 64, "target", None);
-    let outcome =
-        crash.machine(&crash.header(), &crash.image(&[]), "rootfstype=ramfs").cpu("qemu64").disk(&target).run();
+    let outcome = crash.machine(&crash.header(), &crash.image(&[]), "rootfstype=ramfs").cpu("max").disk(&target).run();
     ended(&outcome, "reboot");
     outcome.refuse("initramfs truncated").refuse("Cannot load crc32c").expect("reboot: Restarting system");
     let files = ["kexec-dmesg.log", "summary.txt", "vmcore", "vmcore-dmesg.txt"].map(|f| format!("{DIRECTORY}/{f}"));
@@ -57,13 +56,14 @@ fn the_kernel_gets_its_crc32c_from_our_modprobe_and_an_earlier_dump_stays() {
     let contents = crash.work.join("contents");
     fs::create_dir_all(contents.join(DIRECTORY.trim_start_matches('/'))).unwrap();
     let target = disk::ext4(&crash.work.join("target.img"), 64, "target", Some(&contents));
-    // Without soft dependencies nothing but the kernel's own request can bring crc32c.
+    // Without soft dependencies, and on a processor whose features name no crc32c_intel, nothing but the kernel's own
+    // request can bring crc32c: with a modprobe that does not run, mounting fails.
     let mut emptied = Archive::default();
     emptied.file(&format!("lib/modules/{}/modules.softdep", crash.kernel.release), 0o644, b"");
     let emptied = crash.blob("emptied.cpio", &emptied.finish());
     let words = "rootfstype=ramfs kdump.target=ext4:LABEL=target kdump.codec=zlib";
     let machine = crash.machine(&crash.header(), &crash.image(&["--compress=gzip"]), words);
-    let outcome = machine.initrd(&emptied).cpu("max").disk(&target).run();
+    let outcome = machine.initrd(&emptied).cpu("qemu64").disk(&target).run();
     ended(&outcome, "reboot");
     outcome.refuse("Cannot load crc32c").expect("initramfs truncated: /lib/modules");
     let vmcore = format!("{DIRECTORY}-2/vmcore");
