@@ -28,6 +28,7 @@ fn dry_run(machine: &str, args: &[&str]) -> Output {
     file("short-command-line", &BzImage { cmdline_size: 20, ..BzImage::default() }.write());
     file("big", &BzImage { init_size: 0x3000_0000, ..BzImage::default() }.write());
     file("no-crc", &BzImage { crc: false, ..BzImage::default() }.write());
+    file("four-levels", &BzImage { xloadflags: 0x1f, ..BzImage::default() }.write());
     file("ird", &[7; 12345]);
     file("microcode", &[9; 1001]);
     file("empty", b"");
@@ -109,6 +110,7 @@ fn what_cannot_be_loaded_is_said_in_one_sentence() {
         ("bios-crashkernel", &["-c", "-l", "vmlinuz", "--initrd=nothing"], 1, "cannot open nothing: No such file"),
         ("bios-crashkernel", &["-s", "-l", "vmlinuz", "--initrd=nothing"], 1, "cannot open nothing: No such file"),
         ("bios-crashkernel", &["-c", "-l"], 255, "no kernel specified"),
+        ("five-levels", &["-c", "-l", "four-levels"], 255, "can't be entered with 5-level paging"),
         ("bios-crashkernel", &["-l", "vmlinuz", "--append", &long], 255, "has 2048 bytes, the kernel takes 2047"),
         ("bios-crashkernel", &["-s", "-l", "vmlinuz", "--append", &long[..2017]], 255, "(cmdline_size) less 31 that"),
         ("bios-crashkernel", &["-c", "-p", "short-command-line"], 255, "the kernel takes 20 (cmdline_size)"),
@@ -131,6 +133,12 @@ fn a_command_line_as_long_as_the_kernel_takes_is_not_cut() {
     let output = dry_run("bios-crashkernel", &["-c", "-l", "vmlinuz", "--append", &longest]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains(&format!("command line {longest}\n")), "{text}");
+}
+
+#[test]
+fn paging_levels_matter_only_where_they_differ() {
+    assert!(dry_run("five-levels", &["-c", "-l", "vmlinuz"]).status.success());
+    assert!(dry_run("bios-crashkernel", &["-c", "-l", "four-levels"]).status.success());
 }
 
 #[test]

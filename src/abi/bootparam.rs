@@ -146,6 +146,8 @@ pub const XLF_KERNEL_64: u16 = 1 << 0;
 pub const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
 /// `xloadflags`: takes EFI runtime memory from kexec.
 pub const XLF_EFI_KEXEC: u16 = 1 << 4;
+/// `xloadflags`: can be entered with 5-level paging on.
+pub const XLF_5LEVEL: u16 = 1 << 5;
 /// `setup_data` of further E820 entries.
 pub const SETUP_E820_EXT: u32 = 1;
 /// `setup_data` of EFI tables.

@@ -66,6 +66,11 @@ pub fn plan(request: &Request<'_>) -> Result<Plan> {
     if !kernel.has_entry_64() {
         return Err(Error::new(Kind::Invalid, "the kernel has no 64-bit entry point (xloadflags bit 0 is clear)"));
     }
+    if request.machine.five_levels && !kernel.takes_5_levels() {
+        let text =
+            "this kernel can't be entered with 5-level paging, which is on; boot the running kernel with 'no5lvl'";
+        return Err(Error::new(Kind::Invalid, text));
+    }
     let limits = limits(request)?;
     let top = if kernel.above_4g() { u64::MAX } else { 4 * GIB };
     let above = |low: u64| Range::new(low, top).unwrap_or_default();

@@ -38,6 +38,8 @@ pub struct Machine {
     pub gart: Option<Range>,
     /// Virtual addresses.
     pub layout: Layout,
+    /// Whether the running kernel, and so the way to the next one, has 5-level paging on.
+    pub five_levels: bool,
 }
 
 impl Machine {
@@ -58,6 +60,7 @@ impl Machine {
             system_ram: iomem.system_ram(),
             crash: iomem.crash(),
             total_pages: state::total_pages(host),
+            five_levels: state::five_levels(host),
             boot_params: params.and_then(|p| boot_params::read_from_bytes(&p).ok()).map(Box::new),
             efi: efi::read(host)?,
             kernel_image: iomem.kernel_image(),

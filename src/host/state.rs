@@ -47,6 +47,13 @@ pub fn load_limit(host: &Host, crash: bool) -> Option<u64> {
     host.number(&format!("proc/sys/kernel/kexec_load_limit_{name}")).ok().flatten()
 }
 
+/// Whether the kernel runs with 5-level paging: the CPU flag is hidden otherwise.
+pub fn five_levels(host: &Host) -> bool {
+    let text = host.text("proc/cpuinfo").ok().flatten().unwrap_or_default();
+    let flags = text.lines().find_map(|l| l.strip_prefix("flags")).unwrap_or_default();
+    flags.split_ascii_whitespace().any(|f| f == "la57")
+}
+
 /// Pages of memory the kernel manages, from `MemTotal` in `/proc/meminfo`.
 pub fn total_pages(host: &Host) -> Option<u64> {
     let text = host.text("proc/meminfo").ok().flatten()?;
@@ -79,5 +86,8 @@ mod tests {
         assert_eq!(lockdown(&host), None);
         write("proc/meminfo", "MemTotal:        2097152 kB\nMemFree: 1 kB\n");
         assert_eq!(total_pages(&host), Some(524_288));
+        assert!(!five_levels(&host));
+        write("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu la57 xsave\n");
+        assert!(five_levels(&host));
     }
 }

@@ -5,7 +5,7 @@
 use zerocopy::FromBytes;
 
 use crate::abi::bootparam::{
-    BOOT_FLAG, HEADER_MAGIC, LOADED_HIGH, SETUP_HEADER_OFFSET, XLF_CAN_BE_LOADED_ABOVE_4G, XLF_EFI_KEXEC,
+    BOOT_FLAG, HEADER_MAGIC, LOADED_HIGH, SETUP_HEADER_OFFSET, XLF_5LEVEL, XLF_CAN_BE_LOADED_ABOVE_4G, XLF_EFI_KEXEC,
     XLF_KERNEL_64, setup_header,
 };
 use crate::error::{Error, Kind, Result};
@@ -126,6 +126,11 @@ impl BzImage {
     /// Whether kernel, initrd and boot_params may lie above 4 GiB.
     pub fn above_4g(&self) -> bool {
         self.header.xloadflags.get() & XLF_CAN_BE_LOADED_ABOVE_4G != 0
+    }
+
+    /// Whether it may be entered with 5-level paging on.
+    pub fn takes_5_levels(&self) -> bool {
+        self.header.xloadflags.get() & XLF_5LEVEL != 0
     }
 
     /// Whether it takes over EFI runtime memory from a kexec.

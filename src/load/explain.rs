@@ -47,7 +47,7 @@ fn denied(host: &Host, crash: bool, file_call: bool) -> String {
             format!("the kernel is locked down ({mode}), which forbids kexec_load; use -s with a signed bzImage")
         }
         Some(mode) => format!("the kernel is locked down ({mode}) and does not accept this kernel's signature"),
-        None => "loading needs CAP_SYS_BOOT; run as root".into(),
+        None => "this needs CAP_SYS_BOOT; run as root".into(),
     }
 }
 

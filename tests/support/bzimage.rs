@@ -15,11 +15,20 @@ pub struct BzImage {
     pub cmdline_size: u32,
     /// Whether the build's CRC is at the end.
     pub crc: bool,
+    /// Entry points and what they take; the default is everything.
+    pub xloadflags: u16,
 }
 
 impl Default for BzImage {
     fn default() -> Self {
-        Self { setup_sects: 3, code_len: 0x1_2340, init_size: 0x3f8_0000, cmdline_size: 2047, crc: true }
+        Self {
+            setup_sects: 3,
+            code_len: 0x1_2340,
+            init_size: 0x3f8_0000,
+            cmdline_size: 2047,
+            crc: true,
+            xloadflags: 0x7f,
+        }
     }
 }
 
@@ -40,7 +49,7 @@ impl BzImage {
         at(0x22c, &0x7fff_ffffu32.to_le_bytes()); // initrd_addr_max
         at(0x230, &0x20_0000u32.to_le_bytes()); // kernel_alignment
         at(0x234, &[1, 21]); // relocatable_kernel, min_alignment
-        at(0x236, &0x7fu16.to_le_bytes()); // xloadflags
+        at(0x236, &self.xloadflags.to_le_bytes()); // xloadflags
         at(0x238, &self.cmdline_size.to_le_bytes());
         at(0x248, &0x2ccu32.to_le_bytes()); // payload_offset
         at(0x24c, &(self.code_len - 0x300).to_le_bytes()); // payload_length
