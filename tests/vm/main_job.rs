@@ -12,7 +12,8 @@ use crate::panic::{Panic, our_image, our_load};
 fn captured(name: &str, cpu: &str, mode: &str, collector: &str) -> (PathBuf, PathBuf) {
     let kernel = Kernel::of(SUITE);
     let work = workdir(name);
-    let image = our_image(&kernel, &work, &format!("ext4 LABEL=target\npath /var/crash\ncore_collector {collector}\n"));
+    let image =
+        our_image(&kernel, &work, &format!("ext4 LABEL=target\npath /var/crash\ncore_collector {collector}\n"), &[]);
     let size = fs::metadata(&image).expect("the image is there").len();
     assert!(size <= 4_000_000, "the crash initramfs has {size} bytes, more than 4 MB");
     let panic = Panic {

@@ -94,13 +94,13 @@ pub fn our_load(mode: &str) -> String {
     format!("/sbin/kexec -p {mode} /boot/vmlinuz --initrd=/boot/crash.img --append=\"$APPEND\"")
 }
 
-/// Our own crash initramfs, made as `initramfs/build` makes it.
-pub fn our_image(kernel: &Kernel, work: &Path, config: &str) -> PathBuf {
+/// Our own crash initramfs, made as `initramfs/build` makes it; `more` are further options.
+pub fn our_image(kernel: &Kernel, work: &Path, config: &str, more: &[&str]) -> PathBuf {
     let (conf, image) = (work.join("kdump.conf"), work.join("crash.img"));
     std::fs::write(&conf, config).unwrap_or_else(|e| panic!("write {}: {e}", conf.display()));
     let modules = kernel.dir.join("lib/modules").join(&kernel.release);
     let mut command = Command::new(product());
     command.arg("kdump-initramfs").arg("--module-dir").arg(modules).arg("--config").arg(&conf);
-    run(command.arg("--output").arg(&image));
+    run(command.args(more).arg("--output").arg(&image));
     image
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::lab::core::ORACLE;
 use crate::lab::{Kernel, SUITE, checkout, disk, drgn, fetch, run, workdir};
-use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image};
+use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image, our_image, our_load};
 
 /// What drgn says with symbols; the same for every dump of one panic.
 fn drgn_report(dump: &Path, vmlinux: &Path) -> String {
@@ -37,6 +37,31 @@ fn check(dump: &Path, kernel: &Kernel, work: &Path) {
     for text in [&kernel.release, "sysrq_handle_crash", "sysrq triggered crash", ORACLE, "virtio_blk"] {
         assert!(report.contains(text), "crash does not show '{text}':\n{report}");
     }
+}
+
+#[test]
+fn our_dump_shows_crash_and_drgn_the_same_as_upstreams() {
+    let kernel = Kernel::of(SUITE);
+    let work = workdir("readers-ours");
+    let config = "ext4 LABEL=target\npath /var/crash\ncore_collector makedumpfile -c -d 31\n";
+    let image = our_image(&kernel, &work, config, &[]);
+    let panic = Panic {
+        name: "readers-ours",
+        kernel: &kernel,
+        work: &work,
+        crashkernel: "128M",
+        cpu: "max",
+        load: &our_load("-c"),
+        image: &image,
+        target_mib: 256,
+        fill: true,
+        memory_mib: 1024,
+    };
+    let (outcome, target) = panic.run();
+    outcome.ended();
+    let files = disk::files(&target);
+    let dump = files.iter().find(|f| f.ends_with("/vmcore")).unwrap_or_else(|| panic!("{files:?}\n{}", outcome.tail()));
+    check(&disk::copy_out(&target, dump, &work.join("vmcore")), &kernel, &work);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use crate::panic::{Panic, UPSTREAM_LOAD, baseline_image, our_image, our_load};
 
 const STEP_MIB: u32 = 4;
 
+const CONFIG: &str = "ext4 LABEL=target\ncore_collector makedumpfile -c -d 31\n";
+
 /// Whether a whole dump is on the target disk after a panic with this reservation.
 fn captures(name: &str, kernel: &Kernel, image: &Path, load: &str, mib: u32) -> bool {
     let name = format!("{name}-{mib}M");
@@ -55,11 +57,21 @@ fn busybox_and_makedumpfile_need() {
     assert!((84..=128).contains(&need), "the baseline needs {need}M, which no earlier measurement came near");
 }
 
+/// With the drivers of this machine only, as the baseline has them.
 #[test]
 fn ours_needs() {
     let kernel = Kernel::of(SUITE);
-    let config = "ext4 LABEL=target\ncore_collector makedumpfile -c -d 31\n";
-    let image = our_image(&kernel, &workdir("reserve-ours"), config);
+    let work = workdir("reserve-ours");
+    let image = our_image(&kernel, &work, CONFIG, &["--drivers", "virtio_blk"]);
     let need = smallest("reserve-ours", &kernel, &image, &our_load("-s"));
     assert!(need <= 92, "we need {need}M, busybox and makedumpfile 92M");
+}
+
+/// With the drivers of all common virtual machines, as the image is by default.
+#[test]
+fn ours_with_portable_drivers_needs() {
+    let kernel = Kernel::of(SUITE);
+    let image = our_image(&kernel, &workdir("reserve-portable"), CONFIG, &[]);
+    let need = smallest("reserve-portable", &kernel, &image, &our_load("-s"));
+    assert!(need <= 100, "we need {need}M");
 }
