@@ -181,6 +181,9 @@ fn write(output: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn report(options: &Options, output: &Path, image: &Image, closure: &Closure) {
+    for name in closure.absent.iter().filter(|n| n.starts_with("fs-")) {
+        eprintln!("kdump-initramfs: warning: no module {name} and no modules.builtin: it must be compiled in");
+    }
     if options.verbose {
         for module in &closure.modules {
             println!("module {}", module.path);

@@ -44,7 +44,8 @@ pub struct Tree {
     release: String,
     /// Module name to path below `dir`.
     files: BTreeMap<String, String>,
-    builtin: BTreeSet<String>,
+    /// What is compiled in, if the directory tells: not every package has `modules.builtin`.
+    builtin: Option<BTreeSet<String>>,
     builtin_alias: BTreeSet<String>,
     /// Alias to the modules that have it; made on first use.
     aliases: RefCell<Option<BTreeMap<String, Vec<String>>>>,
@@ -96,8 +97,8 @@ impl Tree {
                 format!("no kernel module below {}/kernel; install or unpack the kernel's package", dir.display());
             return Err(Error::new(Kind::Open, what));
         }
-        let builtin = std::fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
-        let builtin = builtin.lines().filter_map(|l| modinfo::module_name(l.rsplit('/').next()?)).collect();
+        let builtin = std::fs::read_to_string(dir.join("modules.builtin")).ok();
+        let builtin = builtin.map(|b| b.lines().filter_map(|l| modinfo::module_name(l.rsplit('/').next()?)).collect());
         let builtin_alias = std::fs::read(dir.join("modules.builtin.modinfo")).unwrap_or_default();
         let builtin_alias = modinfo::builtin_aliases(&builtin_alias).into_iter().map(|(_, a)| normal(&a)).collect();
         Ok(Self {
@@ -116,7 +117,7 @@ impl Tree {
     }
 
     fn is_builtin(&self, name: &str) -> bool {
-        self.builtin.contains(name) || self.builtin_alias.contains(name)
+        self.builtin.as_ref().is_some_and(|b| b.contains(name)) || self.builtin_alias.contains(name)
     }
 
     /// Modules called `name`, or with the alias `name`.
@@ -177,10 +178,12 @@ pub fn close(tree: &Tree, wanted: Wanted<'_>) -> Result<Closure> {
         work.require(name, "it was asked for; check its spelling, or --kernel-release")?;
     }
     for fs in wanted.file_systems {
-        if work.tree.find(fs)?.is_empty() && !work.tree.is_builtin(&normal(fs)) {
-            work.require(&format!("fs-{fs}"), "the target's file system needs it")?;
-        } else {
-            work.require(fs, "the target's file system needs it")?;
+        let known = !tree.find(fs)?.is_empty() || tree.is_builtin(&normal(fs));
+        let name = if known { fs.clone() } else { format!("fs-{fs}") };
+        match &tree.builtin {
+            // Nobody can say that it is not compiled in: the report names it.
+            None if !known && tree.find(&name)?.is_empty() => drop(work.absent.insert(name)),
+            _ => work.require(&name, "the target's file system needs it")?,
         }
         let extras = FILE_SYSTEM_EXTRAS.iter().filter(|(f, _)| f == fs).flat_map(|(_, e)| e.iter());
         extras.for_each(|extra| work.waiting.push(((*extra).into(), None)));
@@ -219,6 +222,8 @@ impl Work<'_> {
                 return Ok(());
             };
             let place = self.tree.dir.display();
+            let unknown = "there is no modules.builtin: what is compiled in must be left out of the list";
+            let why = if self.tree.builtin.is_none() { format!("{why}; {unknown}") } else { why.to_owned() };
             return Err(Error::new(Kind::Missing, format!("no kernel module '{name}' in {place}: {why}")));
         }
         for name in found {
@@ -341,6 +346,20 @@ pub(super) mod tests {
             assert_eq!(e.kind(), kind);
             assert!(e.to_string().contains(text), "{e}");
         }
+    }
+
+    #[test]
+    fn without_a_list_of_what_is_compiled_in_a_file_system_is_taken_to_be() {
+        let dir = tempfile::tempdir().expect("dir");
+        let root = kernel(dir.path());
+        std::fs::remove_file(root.join("modules.builtin")).expect("remove");
+        std::fs::write(root.join("kernel/fs/ext4/ext4.ko"), module(&["alias=fs-ext4", "depends=jbd2"])).expect("write");
+        let tree = Tree::scan(&root, "6.1.0-t").expect("tree");
+        let wanted = Wanted { file_systems: &["xfs".into()], ..Wanted::default() };
+        assert_eq!(close(&tree, wanted).expect("closes").absent, ["fs-xfs"]);
+        let wanted = Wanted { drivers: &["virtio_net".into()], ..Wanted::default() };
+        let e = close(&tree, wanted).expect_err("a driver is asked for by name").to_string();
+        assert!(e.ends_with("what is compiled in must be left out of the list"), "{e}");
     }
 
     #[test]
