@@ -9,18 +9,7 @@ fn loaded_by(name: &str, cpu: &str, load: &str) {
     let kernel = Kernel::of(SUITE);
     let work = workdir(name);
     let image = baseline_image(&kernel, &work);
-    let panic = Panic {
-        name,
-        kernel: &kernel,
-        work: &work,
-        crashkernel: "128M",
-        cpu,
-        load,
-        image: &image,
-        target_mib: 256,
-        fill: true,
-        memory_mib: 1024,
-    };
+    let panic = Panic { cpu, ..Panic::new(name, &kernel, &work, &image, load) };
     let (outcome, target) = panic.run();
     outcome.ended().expect("LAB-LOAD 0").expect("LAB-SAVED");
     assert_eq!(disk::files(&target), ["/dump/vmcore", "/dump/vmcore-dmesg.txt"], "{}", outcome.tail());
@@ -73,16 +62,10 @@ fn every_page_saved_from_proc_vmcore_is_the_raw_page_and_the_choice_is_upstreams
         .product(&["kdump-save"])
         .write_gzip(&work.join("save-all.img"));
     let panic = Panic {
-        name: "chain-pages",
-        kernel: &kernel,
-        work: &work,
-        crashkernel: "128M",
         cpu: "max",
-        load: UPSTREAM_LOAD,
-        image: &image,
         target_mib: 1200,
-        fill: true,
         memory_mib: 512,
+        ..Panic::new("chain-pages", &kernel, &work, &image, UPSTREAM_LOAD)
     };
     let (outcome, target) = panic.run();
     outcome.ended();

@@ -16,18 +16,8 @@ fn captured(name: &str, cpu: &str, mode: &str, collector: &str) -> (PathBuf, Pat
         our_image(&kernel, &work, &format!("ext4 LABEL=target\npath /var/crash\ncore_collector {collector}\n"), &[]);
     let size = fs::metadata(&image).expect("the image is there").len();
     assert!(size <= 4_000_000, "the crash initramfs has {size} bytes, more than 4 MB");
-    let panic = Panic {
-        name,
-        kernel: &kernel,
-        work: &work,
-        crashkernel: "128M",
-        cpu,
-        load: &our_load(mode),
-        image: &image,
-        target_mib: 256,
-        fill: true,
-        memory_mib: 1024,
-    };
+    let load = our_load(mode);
+    let panic = Panic { cpu, ..Panic::new(name, &kernel, &work, &image, &load) };
     let (outcome, target) = panic.run();
     outcome.ended().expect("LAB-LOAD 0").refuse("Attempted to kill init").refuse("Out of memory");
     let files = disk::files(&target);

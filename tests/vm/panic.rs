@@ -34,7 +34,13 @@ pub struct Panic<'a> {
     pub memory_mib: u32,
 }
 
-impl Panic<'_> {
+impl<'a> Panic<'a> {
+    /// The usual machine: 1 GiB filled to a third, `crashkernel=128M`, 4-level paging, a disk of 256 MiB.
+    pub fn new(name: &'a str, kernel: &'a Kernel, work: &'a Path, image: &'a Path, load: &'a str) -> Self {
+        let (crashkernel, cpu) = ("128M", "qemu64");
+        Self { name, kernel, work, crashkernel, cpu, load, image, target_mib: 256, fill: true, memory_mib: 1024 }
+    }
+
     /// Boots, loads, panics; waits for the end. The second value is the image of the target disk.
     pub fn run(&self) -> (Outcome, PathBuf) {
         let fill = if self.fill { FILL } else { "" };

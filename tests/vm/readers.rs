@@ -45,18 +45,8 @@ fn our_dump_shows_crash_and_drgn_the_same_as_upstreams() {
     let work = workdir("readers-ours");
     let config = "ext4 LABEL=target\npath /var/crash\ncore_collector makedumpfile -c -d 31\n";
     let image = our_image(&kernel, &work, config, &[]);
-    let panic = Panic {
-        name: "readers-ours",
-        kernel: &kernel,
-        work: &work,
-        crashkernel: "128M",
-        cpu: "max",
-        load: &our_load("-c"),
-        image: &image,
-        target_mib: 256,
-        fill: true,
-        memory_mib: 1024,
-    };
+    let load = our_load("-c");
+    let panic = Panic { cpu: "max", ..Panic::new("readers-ours", &kernel, &work, &image, &load) };
     let (outcome, target) = panic.run();
     outcome.ended();
     let files = disk::files(&target);
@@ -69,18 +59,7 @@ fn upstreams_dump_is_what_the_readers_expect() {
     let kernel = Kernel::of(SUITE);
     let work = workdir("readers-upstream");
     let image = baseline_image(&kernel, &work);
-    let panic = Panic {
-        name: "readers-upstream",
-        kernel: &kernel,
-        work: &work,
-        crashkernel: "128M",
-        cpu: "max",
-        load: UPSTREAM_LOAD,
-        image: &image,
-        target_mib: 256,
-        fill: true,
-        memory_mib: 1024,
-    };
+    let panic = Panic { cpu: "max", ..Panic::new("readers-upstream", &kernel, &work, &image, UPSTREAM_LOAD) };
     let (outcome, target) = panic.run();
     outcome.ended().expect("LAB-SAVED");
     check(&disk::copy_out(&target, "/dump/vmcore", &work.join("vmcore")), &kernel, &work);

@@ -14,18 +14,7 @@ fn captures(name: &str, kernel: &Kernel, image: &Path, load: &str, mib: u32) -> 
     let name = format!("{name}-{mib}M");
     let work = workdir(&name);
     let crashkernel = format!("{mib}M");
-    let panic = Panic {
-        name: &name,
-        kernel,
-        work: &work,
-        crashkernel: &crashkernel,
-        cpu: "qemu64",
-        load,
-        image,
-        target_mib: 256,
-        fill: true,
-        memory_mib: 1024,
-    };
+    let panic = Panic { crashkernel: &crashkernel, ..Panic::new(&name, kernel, &work, image, load) };
     let (outcome, target) = panic.run();
     outcome.expect(&format!("LAB-RESERVED {}", u64::from(mib) << 20));
     let saved = disk::files(&target).iter().any(|path| path.ends_with("/vmcore"));
