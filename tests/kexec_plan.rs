@@ -142,6 +142,16 @@ fn paging_levels_matter_only_where_they_differ() {
 }
 
 #[test]
+fn what_has_no_effect_is_accepted_and_said_once() {
+    for option in ["--args-linux", "--elf32-core-headers", "--elf64-core-headers", "--reuse-video-type"] {
+        let output = dry_run("bios-crashkernel", &["-c", "-l", "vmlinuz", option]);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{option}: {err}");
+        assert_eq!(err, format!("kexec: {option} has no effect here\n"));
+    }
+}
+
+#[test]
 fn damage_is_loaded_on_request() {
     assert!(dry_run("bios-crashkernel", &["-c", "-l", "damaged", "--no-checks"]).status.success());
 }

@@ -108,6 +108,12 @@ struct Options {
     /// accepted for kexec-tools' sake: the header is always ELF64
     #[argh(switch)]
     elf64_core_headers: bool,
+    /// accepted for kexec-tools' sake: the header is always ELF64
+    #[argh(switch)]
+    elf32_core_headers: bool,
+    /// accepted for kexec-tools' sake: the screen is always handed over as the running kernel has it
+    #[argh(switch)]
+    reuse_video_type: bool,
     /// accepted for kexec-tools' sake: a bzImage is Linux
     #[argh(switch)]
     args_linux: bool,
@@ -291,7 +297,12 @@ fn input(options: &Options, host: &Host, mode: Mode) -> Result<Input> {
     let Some(path) = options.kernel.first() else {
         return Err(Error::new(Kind::Invalid, "no kernel specified; name the kernel to load (kexec --help)"));
     };
-    for (given, name) in [(options.args_linux, "args-linux"), (options.elf64_core_headers, "elf64-core-headers")] {
+    for (given, name) in [
+        (options.args_linux, "args-linux"),
+        (options.elf32_core_headers, "elf32-core-headers"),
+        (options.elf64_core_headers, "elf64-core-headers"),
+        (options.reuse_video_type, "reuse-video-type"),
+    ] {
         if given {
             eprintln!("kexec: --{name} has no effect here");
         }
