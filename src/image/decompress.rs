@@ -1,4 +1,5 @@
-//! Compression around a kernel file: gzip (RFC 1952), xz, zstd. Output is bounded, truncated input is an error.
+//! Compression around a kernel file: gzip (RFC 1952), xz, lzma, zstd, lz4 (frames, and the legacy frame kernels use),
+//! bzip2. Output is bounded, truncated input is an error.
 
 use std::io::Read;
 
@@ -7,6 +8,12 @@ use crate::error::{Error, Kind, Result};
 const GZIP: &[u8] = &[0x1f, 0x8b, 8];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const LZ4: &[u8] = &[0x04, 0x22, 0x4d, 0x18];
+const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
+/// A lzma file has no magic: these are the usual properties (lc 3, lp 0, pb 2) and a dictionary of whole 64 KiB.
+const LZMA: &[u8] = &[0x5d, 0, 0];
+/// Memory a lzma file's dictionary may take, KiB.
+const LZMA_MEMORY_KIB: u32 = 256 << 10;
 
 /// The unpacked bytes; `None` if `file` is not compressed in a known way.
 ///
@@ -20,6 +27,15 @@ pub fn unwrap(file: &[u8], limit: usize) -> Result<Option<Vec<u8>>> {
     } else if file.starts_with(ZSTD) {
         let decoder = zstd::Decoder::with_buffer(file).map_err(|e| broken("zstd", &e.to_string()))?;
         bounded("zstd", decoder, limit).map(Some)
+    } else if file.starts_with(LZ4) {
+        bounded("lz4", lz4_flex::frame::FrameDecoder::new(file), limit).map(Some)
+    } else if file.starts_with(LZ4_LEGACY) {
+        lz4_legacy(file, limit).map(Some)
+    } else if file.starts_with(b"BZh") {
+        bounded("bzip2", bzip2::read::MultiBzDecoder::new(file), limit).map(Some)
+    } else if file.starts_with(LZMA) {
+        let decoder = lzma_rust2::LzmaReader::new_mem_limit(file, LZMA_MEMORY_KIB, None);
+        bounded("lzma", decoder.map_err(|e| broken("lzma", &e.to_string()))?, limit).map(Some)
     } else {
         Ok(None)
     }
@@ -38,6 +54,30 @@ fn bounded(format: &str, reader: impl Read, limit: usize) -> Result<Vec<u8>> {
     let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     reader.take(bound).read_to_end(&mut out).map_err(|e| broken(format, &e.to_string()))?;
     if out.len() > limit { Err(too_big(format, limit)) } else { Ok(out) }
+}
+
+/// The frame of `lz4 -l` (`lib/decompress_unlz4.c`): blocks of up to 8 MiB, each behind its packed size. It has no end
+/// mark; a size no block has (zero, or the sum the kernel's build appends) ends it.
+fn lz4_legacy(file: &[u8], limit: usize) -> Result<Vec<u8>> {
+    const BLOCK: usize = 8 << 20;
+    let mut out = Vec::new();
+    let mut block = vec![0; BLOCK];
+    let mut rest = file.get(LZ4_LEGACY.len()..).unwrap_or_default();
+    while let Some((size, tail)) = rest.split_first_chunk() {
+        let size = usize::try_from(u32::from_le_bytes(*size)).unwrap_or(usize::MAX);
+        let last = tail.is_empty() && !out.is_empty();
+        if last || size == 0 {
+            return Ok(out);
+        }
+        let packed = tail.get(..size).ok_or_else(|| broken("lz4", "a block ends early"))?;
+        let len = lz4_flex::block::decompress_into(packed, &mut block).map_err(|e| broken("lz4", &e.to_string()))?;
+        out.extend_from_slice(block.get(..len).unwrap_or_default());
+        if out.len() > limit {
+            return Err(too_big("lz4", limit));
+        }
+        rest = tail.get(size..).unwrap_or_default();
+    }
+    if out.is_empty() || !rest.is_empty() { Err(broken("lz4", "it ends early")) } else { Ok(out) }
 }
 
 /// All members of a gzip file, joined.
@@ -131,6 +171,30 @@ mod tests {
             }
         }
         assert_eq!(unwrap(b"plain", 10).expect("no error"), None);
+    }
+
+    #[test]
+    fn formats_without_an_encoder_here_unpack_what_their_tools_packed() {
+        // Each made by its tool (lzma, lz4, lz4 -l, bzip2) from the digits 0 to 9, repeated 400 times.
+        let data = b"0123456789".repeat(400);
+        for (name, file) in [
+            ("lzma", &include_bytes!("../../tests/fixtures/packed/digits.lzma")[..]),
+            ("lz4", include_bytes!("../../tests/fixtures/packed/digits.lz4")),
+            ("lz4 -l", include_bytes!("../../tests/fixtures/packed/digits.legacy.lz4")),
+            ("bzip2", include_bytes!("../../tests/fixtures/packed/digits.bz2")),
+        ] {
+            assert!(unwrap(file, 4000).expect(name).expect(name) == data, "{name}");
+            let bomb = unwrap(file, 3999).expect_err("bounded").to_string();
+            assert!(bomb.contains("unpacks to more than 3999 bytes"), "{name}: {bomb}");
+            for cut in [file.len() - 2, file.len() / 2] {
+                let e = unwrap(&file[..cut], 4000).expect_err("truncated").to_string();
+                assert!(e.contains("damaged or truncated"), "{name} cut to {cut}: {e}");
+            }
+        }
+        // As the kernel's build does: the unpacked size behind the stream.
+        let mut with_size = include_bytes!("../../tests/fixtures/packed/digits.legacy.lz4").to_vec();
+        with_size.extend(4000u32.to_le_bytes());
+        assert!(unwrap(&with_size, 4000).expect("unpacks").expect("compressed") == data);
     }
 
     proptest! {
