@@ -9,10 +9,10 @@
 //!   purgatory   verifies all of them but itself
 //! ```
 
-use super::crash;
 use super::params::Params;
 use super::place::{Space, Wish};
 use super::purgatory::{self, Digest, Settings};
+use super::{command_line, crash};
 use crate::error::{Error, Kind, Result};
 use crate::host::Machine;
 use crate::image::BzImage;
@@ -87,7 +87,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan> {
         Some(parts) => crash::memory_map(request.machine, &parts.kept()),
         None => request.machine.map.clone(),
     };
-    let command_line = command_line(request, crash.as_ref(), &map, efi)?;
+    let command_line = full_command_line(request, crash.as_ref(), &map, efi)?;
     let params = Params {
         header: &kernel.header,
         machine: request.machine,
@@ -179,7 +179,7 @@ fn kernel_wish(kernel: &BzImage, window: Range) -> Wish {
     Wish { len, align, window: Range::new(low, window.end()).unwrap_or(window) }
 }
 
-fn command_line(request: &Request<'_>, crash: Option<&CrashParts>, map: &MemoryMap, efi: bool) -> Result<String> {
+fn full_command_line(request: &Request<'_>, crash: Option<&CrashParts>, map: &MemoryMap, efi: bool) -> Result<String> {
     let mut text = request.command_line.to_owned();
     if let Some(parts) = crash {
         text.push_str(&format!(" elfcorehdr={:#x}", parts.elfcorehdr.start()));
@@ -191,29 +191,12 @@ fn command_line(request: &Request<'_>, crash: Option<&CrashParts>, map: &MemoryM
         }
     }
     let text = text.trim_start().to_owned();
-    check_command_line(&text, 0, request.kernel)?;
+    command_line::check(&text, 0, request.kernel)?;
     Ok(text)
 }
 
 /// What `kexec_file_load` wants room for behind any command line: `elfcorehdr=0x...` and a NUL.
 pub const FILE_CALL_ADDS: usize = 31;
-
-/// Whether `kernel` takes all of `text` and `added` bytes more.
-///
-/// # Errors
-/// [`Kind::Invalid`] with both lengths; a command line is never cut.
-pub fn check_command_line(text: &str, added: usize, kernel: &BzImage) -> Result<()> {
-    let (len, max) = (text.len(), kernel.command_line_max());
-    if len.saturating_add(added) > max {
-        let kept = if added > 0 { format!(" less {added} that kexec_file_load keeps back") } else { String::new() };
-        let text = format!("the command line has {len} bytes, the kernel takes {max} (cmdline_size){kept}; shorten it");
-        return Err(Error::new(Kind::Invalid, text));
-    }
-    if let Some(at) = text.bytes().position(|b| b == 0) {
-        return Err(Error::new(Kind::Invalid, format!("the command line holds a NUL byte at {at}")));
-    }
-    Ok(())
-}
 
 /// Pieces that only a crash kernel has.
 struct CrashParts {

@@ -11,6 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 use super::getopt::{self, Grammar, Outcome};
 use super::kexec_mode::{Action, After, Mode};
 use super::kexec_plan;
+use crate::boot::command_line;
 use crate::boot::linux::{self, Plan, Request};
 use crate::boot::purgatory::{COM1, Settings};
 use crate::error::{Context, Error, Kind, Result};
@@ -313,13 +314,13 @@ fn input(options: &Options, host: &Host, mode: Mode) -> Result<Input> {
         kernel.check_sum().context(|| path.clone())?;
     }
     let running = host.text("proc/cmdline")?.unwrap_or_default();
-    let command_line = kexec_plan::command_line(
+    let command_line = command_line::reuse(
         options.reuse_cmdline.then_some(running.as_str()),
         options.command_line.as_deref().unwrap_or_default(),
-        mode.slot,
+        mode.slot == Slot::Crash,
     );
     let added = if mode.syscall == Syscall::File { linux::FILE_CALL_ADDS } else { 0 };
-    linux::check_command_line(&command_line, added, &kernel)?;
+    command_line::check(&command_line, added, &kernel)?;
     Ok(Input { path: path.clone(), unpacked: was_packed.then_some(bytes), kernel: *kernel, command_line })
 }
 

@@ -1,33 +1,10 @@
-//! What `kexec --dry-run` prints, and the command line it prints first.
+//! What `kexec --dry-run` prints.
 
 use std::fmt::Write;
 
 use crate::boot::linux::Plan;
 use crate::load::Slot;
 use crate::load::linux::Syscall;
-
-/// The command line asked for: with `running`, the running kernel's without what must not come twice, then `text`.
-pub fn command_line(running: Option<&str>, text: &str, slot: Slot) -> String {
-    let mut kept: Vec<&str> = words(running.unwrap_or_default());
-    let twice: &[&str] = if slot == Slot::Crash { &["BOOT_IMAGE=", "crashkernel="] } else { &["BOOT_IMAGE="] };
-    kept.retain(|w| !twice.iter().any(|t| w.starts_with(t)));
-    let reused = kept.join(" ");
-    match (reused.is_empty(), text.is_empty()) {
-        (true, _) => text.to_owned(),
-        (false, true) => reused,
-        (false, false) => format!("{reused} {text}"),
-    }
-}
-
-/// Words as the kernel splits them: at spaces outside double quotes.
-fn words(text: &str) -> Vec<&str> {
-    let mut quoted = false;
-    let at_space = |c: char| {
-        quoted ^= c == '"';
-        c == ' ' && !quoted
-    };
-    text.trim().split(at_space).filter(|w| !w.is_empty()).collect()
-}
 
 /// A slot's name for people.
 pub fn slot_name(slot: Slot) -> &'static str {
@@ -162,20 +139,6 @@ pub fn human(plan: &Plan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_running_command_line_is_reused_without_what_must_not_come_twice() {
-        for (running, text, slot, expected) in [
-            (None, "a=1", Slot::Next, "a=1"),
-            (Some("BOOT_IMAGE=/vmlinuz ro  quiet"), "", Slot::Next, "ro quiet"),
-            (Some("ro quiet \n"), "lab=2", Slot::Next, "ro quiet lab=2"),
-            (Some("ro crashkernel=64M crashkernel=1G,high xcrashkernel=1"), "p", Slot::Crash, "ro xcrashkernel=1 p"),
-            (Some("ro crashkernel=64M"), "", Slot::Next, "ro crashkernel=64M"),
-            (Some("dyndbg=\"file a +p; BOOT_IMAGE=x\" ro"), "", Slot::Next, "dyndbg=\"file a +p; BOOT_IMAGE=x\" ro"),
-        ] {
-            assert_eq!(command_line(running, text, slot), expected);
-        }
-    }
 
     #[test]
     fn json_escapes_what_it_must() {

@@ -1,0 +1,63 @@
+//! The next kernel's command line: what is kept of the running one, and what the kernel takes.
+
+use crate::error::{Error, Kind, Result};
+use crate::image::BzImage;
+
+/// The command line asked for: with `running`, the running kernel's without what must not come twice, then `text`.
+pub fn reuse(running: Option<&str>, text: &str, crash: bool) -> String {
+    let mut kept: Vec<&str> = words(running.unwrap_or_default());
+    let twice: &[&str] = if crash { &["BOOT_IMAGE=", "crashkernel="] } else { &["BOOT_IMAGE="] };
+    kept.retain(|w| !twice.iter().any(|t| w.starts_with(t)));
+    let reused = kept.join(" ");
+    match (reused.is_empty(), text.is_empty()) {
+        (true, _) => text.to_owned(),
+        (false, true) => reused,
+        (false, false) => format!("{reused} {text}"),
+    }
+}
+
+/// Words as the kernel splits them: at spaces outside double quotes.
+fn words(text: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let at_space = |c: char| {
+        quoted ^= c == '"';
+        c == ' ' && !quoted
+    };
+    text.trim().split(at_space).filter(|w| !w.is_empty()).collect()
+}
+
+/// Whether `kernel` takes all of `text` and `added` bytes more.
+///
+/// # Errors
+/// [`Kind::Invalid`] with both lengths; a command line is never cut.
+pub fn check(text: &str, added: usize, kernel: &BzImage) -> Result<()> {
+    let (len, max) = (text.len(), kernel.command_line_max());
+    if len.saturating_add(added) > max {
+        let kept = if added > 0 { format!(" less {added} that kexec_file_load keeps back") } else { String::new() };
+        let text = format!("the command line has {len} bytes, the kernel takes {max} (cmdline_size){kept}; shorten it");
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    if let Some(at) = text.bytes().position(|b| b == 0) {
+        return Err(Error::new(Kind::Invalid, format!("the command line holds a NUL byte at {at}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_command_line_is_reused_without_what_must_not_come_twice() {
+        for (running, text, crash, expected) in [
+            (None, "a=1", false, "a=1"),
+            (Some("BOOT_IMAGE=/vmlinuz ro  quiet"), "", false, "ro quiet"),
+            (Some("ro quiet \n"), "lab=2", false, "ro quiet lab=2"),
+            (Some("ro crashkernel=64M crashkernel=1G,high xcrashkernel=1"), "p", true, "ro xcrashkernel=1 p"),
+            (Some("ro crashkernel=64M"), "", false, "ro crashkernel=64M"),
+            (Some("dyndbg=\"file a +p; BOOT_IMAGE=x\" ro"), "", false, "dyndbg=\"file a +p; BOOT_IMAGE=x\" ro"),
+        ] {
+            assert_eq!(reuse(running, text, crash), expected);
+        }
+    }
+}
