@@ -1,8 +1,6 @@
 //! `kexec`: options to a request, one load, what to print. Options and exit codes are kexec-tools'.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,16 +8,12 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::getopt::{self, Grammar, Outcome};
 use super::kexec_mode::{Action, After, Mode};
-use super::kexec_plan;
-use crate::boot::command_line;
-use crate::boot::linux::{self, Plan, Request};
-use crate::boot::purgatory::{COM1, Settings};
-use crate::error::{Context, Error, Kind, Result};
+use super::{kexec_load, kexec_plan};
+use crate::boot::purgatory::COM1;
+use crate::error::{Error, Kind, Result};
 use crate::host::{Host, parse_number, state};
-use crate::image::{self, BzImage, Kernel, Sniffed};
-use crate::load::linux::{Files, Linux, Syscall, falls_back, interfaces_down};
+use crate::load::linux::{Linux, interfaces_down};
 use crate::load::{Backend, Slot};
-use crate::mem::{Bytes, Range};
 
 const GRAMMAR: Grammar = Grammar {
     aliases: &[("append", "command-line"), ("ramdisk", "initrd")],
@@ -33,108 +27,153 @@ const GRAMMAR: Grammar = Grammar {
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 #[expect(dead_code, reason = "modes count in the order given, which argh does not keep")]
-struct Options {
+pub(super) struct Options {
     /// load KERNEL, to be started by --exec
     #[argh(switch, short = 'l')]
-    load: bool,
+    pub(super) load: bool,
     /// load KERNEL as the crash kernel, to be started by a panic
     #[argh(switch, short = 'p')]
-    load_panic: bool,
+    pub(super) load_panic: bool,
     /// start the loaded kernel at once, without shutting services down
     #[argh(switch, short = 'e')]
-    exec: bool,
+    pub(super) exec: bool,
     /// load KERNEL and start it at once, without shutting services down
     #[argh(switch, short = 'f')]
-    force: bool,
+    pub(super) force: bool,
     /// drop the loaded kernel; with --load-panic the crash kernel
     #[argh(switch, short = 'u')]
-    unload: bool,
+    pub(super) unload: bool,
     /// say by the exit code whether a crash kernel, or with --load the next kernel, is loaded: 1 loaded, 0 not
     #[argh(switch, short = 'S')]
-    status: bool,
+    pub(super) status: bool,
     /// use kexec_file_load(2) only: the kernel checks signatures
     #[argh(switch, short = 's')]
-    kexec_file_syscall: bool,
+    pub(super) kexec_file_syscall: bool,
     /// use kexec_load(2) only
     #[argh(switch, short = 'c')]
-    kexec_syscall: bool,
+    pub(super) kexec_syscall: bool,
     /// try kexec_file_load(2), then kexec_load(2) if the kernel lacks it (default)
     #[argh(switch, short = 'a')]
-    kexec_syscall_auto: bool,
+    pub(super) kexec_syscall_auto: bool,
     /// the next kernel's command line (also --append)
     #[argh(option, arg_name = "TEXT")]
-    command_line: Option<String>,
+    pub(super) command_line: Option<String>,
     /// begin with the running kernel's command line
     #[argh(switch)]
-    reuse_cmdline: bool,
+    pub(super) reuse_cmdline: bool,
     /// initial ramdisk (also --ramdisk); several are joined
     #[argh(option, arg_name = "FILE")]
-    initrd: Vec<String>,
+    pub(super) initrd: Vec<String>,
     /// lowest physical address to use
     #[argh(option, arg_name = "ADDR", from_str_fn(address))]
-    mem_min: Option<u64>,
+    pub(super) mem_min: Option<u64>,
     /// highest physical address to use
     #[argh(option, arg_name = "ADDR", from_str_fn(address))]
-    mem_max: Option<u64>,
+    pub(super) mem_max: Option<u64>,
     /// verify neither the kernel's own CRC when it is loaded nor the image when it is started
     #[argh(switch, short = 'i')]
-    no_checks: bool,
+    pub(super) no_checks: bool,
     /// do not take network interfaces down
     #[argh(switch, short = 'x')]
-    no_ifdown: bool,
+    pub(super) no_ifdown: bool,
     /// do not sync file systems
     #[argh(switch, short = 'y')]
-    no_sync: bool,
+    pub(super) no_sync: bool,
     /// type of the kernel's file: bzImage, bzImage64
     #[argh(option, short = 't', arg_name = "TYPE")]
-    r#type: Option<String>,
+    pub(super) r#type: Option<String>,
     /// let the purgatory speak on the serial port
     #[argh(switch)]
-    console_serial: bool,
+    pub(super) console_serial: bool,
     /// serial port for that: ttyS0, ttyS1 or an I/O port (default ttyS0)
     #[argh(option, arg_name = "PORT", default = "COM1", from_str_fn(port))]
-    serial: u16,
+    pub(super) serial: u16,
     /// set the serial port's speed
     #[argh(option, arg_name = "BAUD", default = "0", from_str_fn(divisor))]
-    serial_baud: u16,
+    pub(super) serial_baud: u16,
     /// describe a crash kernel's memory on its command line too
     #[argh(switch)]
-    pass_memmap_cmdline: bool,
+    pub(super) pass_memmap_cmdline: bool,
     /// do not hand EFI's runtime services over
     #[argh(switch)]
-    noefi: bool,
+    pub(super) noefi: bool,
     /// print the bytes reserved for a crash kernel
     #[argh(switch)]
-    print_ckr_size: bool,
+    pub(super) print_ckr_size: bool,
     /// accepted for kexec-tools' sake: the header is always ELF64
     #[argh(switch)]
-    elf64_core_headers: bool,
+    pub(super) elf64_core_headers: bool,
     /// accepted for kexec-tools' sake: the header is always ELF64
     #[argh(switch)]
-    elf32_core_headers: bool,
+    pub(super) elf32_core_headers: bool,
     /// accepted for kexec-tools' sake: the screen is always handed over as the running kernel has it
     #[argh(switch)]
-    reuse_video_type: bool,
-    /// accepted for kexec-tools' sake: a bzImage is Linux
+    pub(super) reuse_video_type: bool,
+    /// treat an ELF kernel as Linux (vmlinux): boot_params, initrd
     #[argh(switch)]
-    args_linux: bool,
+    pub(super) args_linux: bool,
+    /// treat an ELF kernel as a program that takes ELF boot notes (default)
+    #[argh(switch)]
+    pub(super) args_elf: bool,
+    /// give an ELF kernel no arguments
+    #[argh(switch)]
+    pub(super) args_none: bool,
+    /// enter a bzImage by its 16-bit setup code, which asks the BIOS
+    #[argh(switch)]
+    pub(super) real_mode: bool,
+    /// enter a bzImage by its 32-bit entry point
+    #[argh(switch, long = "entry-32bit")]
+    pub(super) entry_32bit: bool,
+    /// device tree handed to a bzImage
+    #[argh(option, arg_name = "FILE")]
+    pub(super) dtb: Option<String>,
+    /// multiboot module: a file and its arguments (repeatable, in order)
+    #[argh(option, arg_name = "\"FILE ARGS\"")]
+    pub(super) module: Vec<String>,
+    /// load this hypervisor, with KERNEL as its dom0; the command line is "XEN_ARGS -- DOM0_ARGS"
+    #[argh(option, arg_name = "XEN")]
+    pub(super) vmm: Option<String>,
+    /// reset the VGA to text mode before the next kernel
+    #[argh(switch)]
+    pub(super) reset_vga: bool,
+    /// let the purgatory speak on the VGA screen
+    #[argh(switch)]
+    pub(super) console_vga: bool,
+    /// let the kernel keep a crash kernel's elfcorehdr up to date by itself (done anyway where it can)
+    #[argh(switch)]
+    pub(super) hotplug: bool,
+    /// with kexec_file_load: do not use CMA for segments
+    #[argh(switch)]
+    pub(super) no_cma: bool,
+    /// with kexec_file_load: hand the running kernel's device tree on
+    #[argh(switch)]
+    pub(super) force_dtb: bool,
+    /// load an image that can jump back to this kernel; needs --mem-max and kexec_load
+    #[argh(switch)]
+    pub(super) load_preserve_context: bool,
+    /// load the helper that jumps back; needs --entry
+    #[argh(switch)]
+    pub(super) load_jump_back_helper: bool,
+    /// address to jump to, for --load-jump-back-helper
+    #[argh(option, arg_name = "ADDR", from_str_fn(address))]
+    pub(super) entry: Option<u64>,
     /// print what would be loaded and where; change nothing
     #[argh(switch)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// the same as JSON (also --dry-run=json)
     #[argh(switch)]
-    dry_run_json: bool,
+    pub(super) dry_run_json: bool,
     /// read the machine's /proc and /sys below DIR, with --dry-run
     #[argh(option, arg_name = "DIR", default = "String::from(\"/\")")]
-    root: String,
+    pub(super) root: String,
     /// print what is loaded and where
     #[argh(switch, short = 'd')]
-    debug: bool,
+    pub(super) debug: bool,
     /// print the version
     #[argh(switch, short = 'v')]
-    version: bool,
+    pub(super) version: bool,
     #[argh(positional, hidden_help)]
-    kernel: Vec<String>,
+    pub(super) kernel: Vec<String>,
 }
 
 fn address(text: &str) -> std::result::Result<u64, String> {
@@ -213,7 +252,7 @@ fn try_run(args: &[OsString]) -> Result<u8> {
             exec(&mut backend, &host, &options, dry_run)?;
         }
         Action::Load(after) => {
-            load(&mut backend, &host, &options, mode, dry_run)?;
+            kexec_load::load(&mut backend, &host, &options, mode, dry_run)?;
             match after {
                 After::Rest => {}
                 _ if dry_run => println!("would start it then"),
@@ -266,177 +305,6 @@ fn shutdown() -> Result<()> {
     Err(Error::io(&e, format!("run {program}")))
 }
 
-/// What the user named, read and understood.
-struct Input {
-    path: String,
-    /// The file's bytes, if it had to be unpacked.
-    unpacked: Option<Bytes>,
-    kernel: BzImage,
-    command_line: String,
-}
-
-fn open(path: &str) -> Result<File> {
-    File::open(path).map_err(|e| Error::io(&e, format!("cannot open {path}")).with_kind(Kind::Open))
-}
-
-fn read(path: &str) -> Result<Vec<u8>> {
-    let mut file = open(path)?;
-    let len = file.metadata().map_or(0, |m| m.len());
-    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0).saturating_add(1));
-    std::io::Read::read_to_end(&mut file, &mut bytes)
-        .map_err(|e| Error::io(&e, format!("cannot read {path}")).with_kind(Kind::Open))?;
-    Ok(bytes)
-}
-
-fn input(options: &Options, host: &Host, mode: Mode) -> Result<Input> {
-    if let Some(kind) = options.r#type.as_deref().filter(|t| !["bzImage", "bzImage64"].contains(t)) {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("unsupported kernel type '{kind}'; bzImage and bzImage64 are known"),
-        ));
-    }
-    let Some(path) = options.kernel.first() else {
-        return Err(Error::new(Kind::Invalid, "no kernel specified; name the kernel to load (kexec --help)"));
-    };
-    for (given, name) in [
-        (options.args_linux, "args-linux"),
-        (options.elf32_core_headers, "elf32-core-headers"),
-        (options.elf64_core_headers, "elf64-core-headers"),
-        (options.reuse_video_type, "reuse-video-type"),
-    ] {
-        if given {
-            eprintln!("kexec: --{name} has no effect here");
-        }
-    }
-    let Sniffed { kernel: Kernel::BzImage(kernel), bytes, was_packed } =
-        image::sniff(read(path)?).context(|| path.clone())?;
-    if !options.no_checks {
-        kernel.check_sum().context(|| path.clone())?;
-    }
-    let running = host.text("proc/cmdline")?.unwrap_or_default();
-    let command_line = command_line::reuse(
-        options.reuse_cmdline.then_some(running.as_str()),
-        options.command_line.as_deref().unwrap_or_default(),
-        mode.slot == Slot::Crash,
-    );
-    let added = if mode.syscall == Syscall::File { linux::FILE_CALL_ADDS } else { 0 };
-    command_line::check(&command_line, added, &kernel)?;
-    Ok(Input { path: path.clone(), unpacked: was_packed.then_some(bytes), kernel: *kernel, command_line })
-}
-
-fn load(backend: &mut Linux, host: &Host, options: &Options, mode: Mode, dry_run: bool) -> Result<()> {
-    let input = input(options, host, mode)?;
-    for path in &options.initrd {
-        open(path)?;
-    }
-    if mode.slot == Slot::Crash && host.is_live() && state::crash_size(host)?.unwrap_or(0) == 0 {
-        return Err(linux::no_reservation());
-    }
-    if dry_run {
-        let plan = if mode.syscall == Syscall::File { None } else { Some(plan(backend, options, mode, &input)?) };
-        let shown = kexec_plan::Shown {
-            kernel: &input.path,
-            initrds: &options.initrd,
-            command_line: &input.command_line,
-            slot: mode.slot,
-            syscall: mode.syscall,
-            plan: plan.as_ref(),
-        };
-        print!("{}", if options.dry_run_json { shown.json() } else { shown.human() });
-        return Ok(());
-    }
-    let by_segments = |backend: &mut Linux| {
-        let plan = plan(backend, options, mode, &input)?;
-        if options.debug {
-            eprint!("{}", kexec_plan::human(&plan));
-        }
-        backend.load(mode.slot, &plan.image)
-    };
-    let by_file = |backend: &Linux| {
-        let files = files(options, &input)?;
-        backend.load_files(mode.slot, &files)
-    };
-    match mode.syscall {
-        Syscall::Segments => by_segments(backend),
-        Syscall::File => by_file(backend),
-        Syscall::Auto => match by_file(backend) {
-            Err(first) if falls_back(&first) => {
-                by_segments(backend).map_err(|second| second.context(format!("{first}; then by kexec_load")))
-            }
-            outcome => outcome,
-        },
-    }
-}
-
-fn plan(backend: &Linux, options: &Options, mode: Mode, input: &Input) -> Result<Plan> {
-    let machine = backend.machine(mode.slot)?;
-    let initrd = if options.initrd.is_empty() { None } else { Some(Bytes::from(joined(&options.initrd)?)) };
-    let mut seed = [0; 32];
-    let seeded = File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut seed)).is_ok();
-    let max = options.mem_max.map_or(u64::MAX, |m| m.saturating_add(1));
-    let window = Range::new(options.mem_min.unwrap_or(0), max)
-        .ok_or_else(|| Error::new(Kind::Usage, "--mem-max lies below --mem-min"))?;
-    linux::plan(&Request {
-        kernel: &input.kernel,
-        initrd,
-        command_line: &input.command_line,
-        machine: &machine,
-        crash: mode.slot == Slot::Crash,
-        window,
-        purgatory: Settings {
-            serial_port: options.serial,
-            serial_divisor: options.serial_baud,
-            announce: options.console_serial,
-            skip_checks: options.no_checks,
-            ..Settings::default()
-        },
-        seed: seeded.then_some(seed),
-        efi: !options.noefi,
-        memmap_parameters: options.pass_memmap_cmdline,
-    })
-}
-
-/// The initrds one behind the other, each starting at a multiple of four as the kernel's cpio reader wants.
-fn joined(paths: &[String]) -> Result<Vec<u8>> {
-    let mut all = Vec::new();
-    for path in paths {
-        let bytes = read(path)?;
-        if bytes.is_empty() {
-            return Err(Error::new(Kind::Invalid, format!("the initrd {path} is empty")));
-        }
-        if all.is_empty() {
-            all = bytes;
-        } else {
-            all.resize(all.len().next_multiple_of(4), 0);
-            all.extend_from_slice(&bytes);
-        }
-    }
-    Ok(all)
-}
-
-/// Descriptors for `kexec_file_load`: the files themselves, or memory where they must be unpacked or joined first.
-fn files(options: &Options, input: &Input) -> Result<Files> {
-    let kernel = match &input.unpacked {
-        Some(bytes) => memory_file(c"kernel", bytes)?,
-        None => open(&input.path)?.into(),
-    };
-    let initrd = match options.initrd.as_slice() {
-        [] => None,
-        [one] => Some(open(one)?.into()),
-        several => Some(memory_file(c"initrd", &joined(several)?)?),
-    };
-    Ok(Files { kernel, initrd, command_line: input.command_line.clone() })
-}
-
-fn memory_file(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd> {
-    use std::io::{Seek, Write};
-    let fd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).context(|| "make a file in memory")?;
-    let mut file = File::from(fd);
-    file.write_all(bytes).context(|| "fill a file in memory")?;
-    file.rewind().context(|| "rewind a file in memory")?;
-    Ok(file.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,24 +317,5 @@ mod tests {
         for bad in [divisor("1234").is_err(), divisor("300").is_err(), port("ttyS9").is_err(), address("zz").is_err()] {
             assert!(bad);
         }
-    }
-
-    #[test]
-    fn initrds_are_joined_at_multiples_of_four() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let paths: Vec<String> = [&b"12345"[..], b"abc"]
-            .iter()
-            .enumerate()
-            .map(|(i, bytes)| {
-                let path = dir.path().join(i.to_string());
-                std::fs::write(&path, bytes).expect("written");
-                path.display().to_string()
-            })
-            .collect();
-        assert_eq!(joined(&paths).expect("joined"), b"12345\0\0\0abc");
-        std::fs::write(&paths[1], "").expect("written");
-        assert!(joined(&paths).expect_err("empty").to_string().contains("is empty"));
-        std::fs::remove_file(&paths[1]).expect("removed");
-        assert_eq!(joined(&paths).expect_err("missing").kind(), Kind::Open);
     }
 }

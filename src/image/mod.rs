@@ -6,8 +6,12 @@
 pub mod bzimage;
 pub mod checksum;
 pub mod decompress;
+pub mod elf;
+pub mod multiboot;
 
 pub use bzimage::BzImage;
+pub use elf::Elf;
+pub use multiboot::Multiboot;
 
 use crate::error::{Error, Kind, Result};
 use crate::mem::Bytes;
