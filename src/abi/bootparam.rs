@@ -140,6 +140,8 @@ pub const BOOT_FLAG: u16 = 0xaa55;
 pub const HEADER_MAGIC: u32 = 0x5372_6448;
 /// `loadflags`: the protected-mode code is loaded at 1 MiB.
 pub const LOADED_HIGH: u8 = 1;
+/// `loadflags`: `heap_end_ptr` is filled in.
+pub const CAN_USE_HEAP: u8 = 0x80;
 /// `xloadflags`: there is a 64-bit entry point at 0x200.
 pub const XLF_KERNEL_64: u16 = 1 << 0;
 /// `xloadflags`: kernel, boot_params, command line and ramdisk may lie above 4 GiB.
@@ -150,6 +152,8 @@ pub const XLF_EFI_KEXEC: u16 = 1 << 4;
 pub const XLF_5LEVEL: u16 = 1 << 5;
 /// `setup_data` of further E820 entries.
 pub const SETUP_E820_EXT: u32 = 1;
+/// `setup_data` of a device tree.
+pub const SETUP_DTB: u32 = 2;
 /// `setup_data` of EFI tables.
 pub const SETUP_EFI: u32 = 4;
 /// `setup_data` of 32 random bytes.

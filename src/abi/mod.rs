@@ -2,3 +2,4 @@
 
 pub mod bootparam;
 pub mod diskdump;
+pub mod multiboot;

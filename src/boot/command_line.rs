@@ -1,7 +1,6 @@
 //! The next kernel's command line: what is kept of the running one, and what the kernel takes.
 
 use crate::error::{Error, Kind, Result};
-use crate::image::BzImage;
 
 /// The command line asked for: with `running`, the running kernel's without what must not come twice, then `text`.
 pub fn reuse(running: Option<&str>, text: &str, crash: bool) -> String {
@@ -26,12 +25,12 @@ fn words(text: &str) -> Vec<&str> {
     text.trim().split(at_space).filter(|w| !w.is_empty()).collect()
 }
 
-/// Whether `kernel` takes all of `text` and `added` bytes more.
+/// Whether a kernel that takes `max` bytes takes all of `text` and `added` bytes more.
 ///
 /// # Errors
 /// [`Kind::Invalid`] with both lengths; a command line is never cut.
-pub fn check(text: &str, added: usize, kernel: &BzImage) -> Result<()> {
-    let (len, max) = (text.len(), kernel.command_line_max());
+pub fn check(text: &str, added: usize, max: usize) -> Result<()> {
+    let len = text.len();
     if len.saturating_add(added) > max {
         let kept = if added > 0 { format!(" less {added} that kexec_file_load keeps back") } else { String::new() };
         let text = format!("the command line has {len} bytes, the kernel takes {max} (cmdline_size){kept}; shorten it");

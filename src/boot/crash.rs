@@ -33,14 +33,14 @@ pub fn old_memory(machine: &Machine) -> Ranges {
 
 /// Bytes of the header for `machine`.
 pub fn elfcorehdr_len(machine: &Machine) -> u64 {
-    u64::try_from(EHDR_LEN.saturating_add(headers(machine, 0).len().saturating_mul(PHDR_LEN))).unwrap_or(u64::MAX)
+    u64::try_from(EHDR_LEN.saturating_add(headers(machine, None).len().saturating_mul(PHDR_LEN))).unwrap_or(u64::MAX)
 }
 
-/// The header, with the copy of low memory at `backup`.
+/// The header; low memory is read from its copy at `backup`, if there is one.
 ///
 /// # Errors
 /// [`Kind::Invalid`] if there are more ranges and CPUs than an ELF header counts.
-pub fn elfcorehdr(machine: &Machine, backup: u64) -> Result<Vec<u8>> {
+pub fn elfcorehdr(machine: &Machine, backup: Option<u64>) -> Result<Vec<u8>> {
     let phdrs = headers(machine, backup);
     let count = u16::try_from(phdrs.len()).ok().filter(|n| *n < 0xffff).ok_or_else(|| {
         Error::new(Kind::Invalid, format!("{} program headers; an ELF core header holds 65534", phdrs.len()))
@@ -87,7 +87,7 @@ impl Phdr {
     }
 }
 
-fn headers(machine: &Machine, backup: u64) -> Vec<Phdr> {
+fn headers(machine: &Machine, backup: Option<u64>) -> Vec<Phdr> {
     let notes = machine.cpu_notes.iter().map(|n| n.range).chain(machine.vmcoreinfo);
     let mut phdrs: Vec<Phdr> = notes.map(Phdr::note).collect();
     if let (Some(image), Some(stext)) = (machine.kernel_image, machine.layout.stext) {
@@ -101,7 +101,7 @@ fn headers(machine: &Machine, backup: u64) -> Vec<Phdr> {
         let copied = low.filter(|l| l.start() == range.start());
         let rest = copied.map_or(Some(range), |low| Range::new(low.end(), range.end()));
         for part in copied.into_iter().chain(rest.filter(|r| !r.is_empty())) {
-            let offset = if Some(part) == copied { backup } else { part.start() };
+            let offset = backup.filter(|_| Some(part) == copied).unwrap_or(part.start());
             let (phys, len) = (part.start(), part.len());
             phdrs.push(Phdr { kind: PT_LOAD, offset, virt: direct(phys), phys, len });
         }
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_header_describes_notes_kernel_and_memory() {
         let machine = machine();
-        let bytes = elfcorehdr(&machine, 0x3b00_0000).expect("made");
+        let bytes = elfcorehdr(&machine, Some(0x3b00_0000)).expect("made");
         assert_eq!(bytes.len() as u64, elfcorehdr_len(&machine));
         assert_eq!((bytes[16], bytes[18], bytes[56]), (4, 62, 7));
         let word = |phdr: usize, at: usize| {

@@ -5,7 +5,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::abi::bootparam::{
-    LOADER_TYPE_KEXEC, SETUP_E820_EXT, SETUP_EFI, SETUP_RNG_SEED, boot_e820_entry, boot_params, efi_info,
+    LOADER_TYPE_KEXEC, SETUP_DTB, SETUP_E820_EXT, SETUP_EFI, SETUP_RNG_SEED, boot_e820_entry, boot_params, efi_info,
     efi_setup_data, setup_data, setup_header,
 };
 use crate::host::Machine;
@@ -25,10 +25,14 @@ pub struct Params<'a> {
     pub command_line: &'a str,
     /// Where its initrd lies.
     pub initrd: Option<Range>,
+    /// A device tree.
+    pub dtb: Option<&'a [u8]>,
     /// Whether it takes over EFI's runtime services.
     pub efi: bool,
     /// Randomness for its start.
     pub seed: Option<[u8; 32]>,
+    /// Whether the screen will be in text mode, whatever the running kernel found.
+    pub text_screen: bool,
 }
 
 /// The segment as it grows behind the zero page.
@@ -76,6 +80,9 @@ impl Params<'_> {
         if self.efi {
             self.efi(&mut page, &mut tail);
         }
+        if let Some(dtb) = self.dtb {
+            tail.node(SETUP_DTB, dtb);
+        }
         if let Some(seed) = &self.seed {
             tail.node(SETUP_RNG_SEED, seed);
         }
@@ -95,8 +102,11 @@ impl Params<'_> {
     /// Screen, firmware disks, Secure Boot: what only the firmware knew and the running kernel was told.
     fn copy_from_running(&self, page: &mut boot_params) {
         page.acpi_rsdp_addr = U64::new(self.machine.rsdp().unwrap_or(0));
+        page.screen_info = text_screen();
         let Some(running) = &self.machine.boot_params else { return };
-        page.screen_info = running.screen_info;
+        if !self.text_screen {
+            page.screen_info = running.screen_info;
+        }
         page.edid_info = running.edid_info;
         page.secure_boot = running.secure_boot;
         page.hdr.hardware_subarch = running.hdr.hardware_subarch;
@@ -152,6 +162,17 @@ impl Params<'_> {
     }
 }
 
+/// `screen_info` of VGA text mode 3.
+fn text_screen() -> [u8; 0x40] {
+    let mut info = [0; 0x40];
+    for (at, value) in [(0x06, 3), (0x07, 80), (0x0e, 25), (0x0f, 1), (0x10, 16)] {
+        if let Some(byte) = info.get_mut(at) {
+            *byte = value;
+        }
+    }
+    info
+}
+
 fn entry((range, kind): (Range, MemoryType)) -> boot_e820_entry {
     boot_e820_entry { addr: U64::new(range.start()), size: U64::new(range.len()), r#type: U32::new(kind.to_wire()) }
 }
@@ -200,8 +221,10 @@ mod tests {
             map: &map,
             command_line: "root=/dev/vda quiet",
             initrd: Range::with_len(0x2_0000_1000, 0x1_0000_0010),
+            dtb: None,
             efi: true,
             seed: Some([7; 32]),
+            text_screen: false,
         };
         params.build(BASE)
     }

@@ -3,11 +3,13 @@
 use crate::error::{Error, Kind, Result};
 use crate::mem::{PAGE_SIZE, Range, Ranges};
 
-/// Memory not given out yet. It is given out from the top, as kexec-tools and the kernel's own loader do.
+/// Memory not given out yet. It is given out from the top, as kexec-tools and the kernel's own loader do, unless asked
+/// otherwise.
 #[derive(Clone, Debug)]
 pub struct Space {
     free: Ranges,
     name: &'static str,
+    upwards: bool,
 }
 
 /// What a segment asks for.
@@ -31,7 +33,17 @@ impl Wish {
 impl Space {
     /// The memory of `free`, called `name` in messages.
     pub fn new(free: Ranges, name: &'static str) -> Self {
-        Self { free, name }
+        Self { free, name, upwards: false }
+    }
+
+    /// The same, given out from the bottom: for multiboot kernels, which look for memory of their own at the top.
+    pub fn upwards(self) -> Self {
+        Self { upwards: true, ..self }
+    }
+
+    /// Keeps `range` from being given out.
+    pub fn keep(&mut self, range: Range) {
+        self.free.remove(range);
     }
 
     /// Takes memory for `what` out of the space.
@@ -43,10 +55,16 @@ impl Space {
             let room = hole.intersect(wish.window)?.align_inward(PAGE_SIZE);
             let len = wish.len.max(1).checked_next_multiple_of(PAGE_SIZE)?;
             let mask = wish.align.max(PAGE_SIZE).checked_sub(1)?;
-            let start = room.end().checked_sub(len)? & !mask;
-            (start >= room.start()).then(|| Range::with_len(start, len)).flatten()
+            let start = match self.upwards {
+                true => room.start().checked_add(mask)? & !mask,
+                false => room.end().checked_sub(len)? & !mask,
+            };
+            Range::with_len(start, len).filter(|r| room.contains_range(*r))
         };
-        let found = self.free.iter().rev().find_map(fit);
+        let found = match self.upwards {
+            true => self.free.iter().find_map(fit),
+            false => self.free.iter().rev().find_map(fit),
+        };
         if let Some(found) = found {
             self.free.remove(found);
             return Ok(found);
@@ -83,6 +101,18 @@ mod tests {
         let e = space.take("the kernel", Wish::pages(0x10_0000, all)).expect_err("too big").to_string();
         let text = "no room for the kernel (0x100000 bytes) in RAM: the largest free piece is 0x100000-0x130000";
         assert!(e.contains(text), "{e}");
+    }
+
+    #[test]
+    fn upwards_the_lowest_place_is_taken() {
+        let mut space = Space::new([range(0x1000, 0x9000), range(0x10_0000, 0x14_0000)].into_iter().collect(), "RAM");
+        space.keep(range(0x1000, 0x3000));
+        let mut space = space.upwards();
+        let all = range(0, u64::MAX);
+        assert_eq!(space.take("a", Wish::pages(1, all)).expect("fits"), range(0x3000, 0x4000));
+        let aligned = Wish { len: 0x1800, align: 0x2000, window: all };
+        assert_eq!(space.take("b", aligned).expect("fits"), range(0x4000, 0x6000));
+        assert_eq!(space.take("c", Wish::pages(0x4000, all)).expect("fits"), range(0x10_0000, 0x10_4000));
     }
 
     proptest! {

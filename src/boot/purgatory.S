@@ -1,5 +1,5 @@
 // The code between two kernels. Entered in 64-bit mode with paging on and memory mapped one to one, at
-// kdumpbox_purgatory_entry; copied with everything up to kdumpbox_purgatory_end, so every reference is relative to
+// kdumpbox_purgatory_entry; leaves in 64-bit, 32-bit (below 4 GiB) or real mode (below 1 MiB). Copied with everything up to kdumpbox_purgatory_end, so every reference is relative to
 // the instruction pointer. The fields at the top are filled in by the loader (purgatory.rs).
 .pushsection .text.kdumpbox_purgatory, "ax", @progbits
 .balign 4096
@@ -8,14 +8,19 @@ kdumpbox_purgatory_start:
 
 // struct fields, in the order of purgatory.rs
 .Lfields:
-.Ltarget_entry:   .quad 0                 // where to go
+.Ltarget_entry:   .quad 0                 // where to go; in real mode: the segment of setup code and data
 .Ltarget_rsi:     .quad 0                 // boot_params
+.Ltarget_rdi:     .quad 0                 // ELF boot notes
+.Ltarget_eax:     .long 0                 // 32-bit only
+.Ltarget_ebx:     .long 0
+.Lmode:           .quad 0                 // 64, 32 or 16 bits
 .Lbackup_from:    .quad 0
 .Lbackup_to:      .quad 0
 .Lbackup_len:     .quad 0
+.Ljump_back:      .quad 0                 // where the text ' kexec_jump_back_entry=' is to be completed, or 0
 .Lserial_port:    .long 0                 // 0: silent
 .Lserial_divisor: .long 0                 // 0: leave the UART as it is
-.Lflags:          .quad 0                 // 1: do not verify; 2: say that we are here
+.Lflags:          .quad 0                 // 1: do not verify; 2: say that we are here; 4: reset VGA; 8: VGA console
 .Lregion_count:   .quad 0
 .Lregions:        .fill 32, 8, 0          // 16 pairs: address, bytes (a multiple of 64)
 .Llast_block:     .fill 64, 1, 0          // SHA-256 padding
@@ -23,22 +28,38 @@ kdumpbox_purgatory_start:
 .Lstate:          .fill 8, 4, 0           // initial value, then the digest as found
 
 .balign 16
-.Lgdt:            .quad 0, 0
-                .quad 0x00af9a000000ffff // 0x10 code, 64-bit
+.Lgdt:            .quad 0
+                .quad 0x00af9a000000ffff // 0x08 code, 64-bit
+                .quad 0x00cf9a000000ffff // 0x10 code, 32-bit: the selectors of Linux's 32-bit boot protocol
                 .quad 0x00cf92000000ffff // 0x18 data
-                .quad 0x00cf9a000000ffff // 0x20 code, 32-bit
+.Lgdt_16:         .quad 0x00009b000000ffff // 0x20 code, 16-bit, from the purgatory's start
+                .quad 0x000093000000ffff // 0x28 data, the same
 .Lgdt_end:
 .Lgdt_pointer:    .word .Lgdt_end - .Lgdt - 1
                 .quad 0
 .Lno_idt:         .word 0
                 .quad 0
+.Lbios_idt:       .word 0x3ff             // interrupt vectors of real mode
+                .long 0
+
+// Distances from the start, for code that has no instruction-relative addresses.
+.set .Omode, .Lmode - kdumpbox_purgatory_start
+.set .Otarget_eax, .Ltarget_eax - kdumpbox_purgatory_start
+.set .Otarget_ebx, .Ltarget_ebx - kdumpbox_purgatory_start
+.set .Otarget_rsi, .Ltarget_rsi - kdumpbox_purgatory_start
+.set .Otarget_entry, .Ltarget_entry - kdumpbox_purgatory_start
+.set .Ogdt_16, .Lgdt_16 - kdumpbox_purgatory_start
+.set .Obios_idt, .Lbios_idt - kdumpbox_purgatory_start
 
 .balign 16
 .globl kdumpbox_purgatory_entry
 kdumpbox_purgatory_entry:
     cli
     cld
-    lea     rsp, [rip + .Lstack_top]
+    cmp     qword ptr [rip + .Ljump_back], 0
+    je      32f
+    mov     r15, [rsp]              // back to a kernel whose context is preserved
+32: lea     rsp, [rip + .Lstack_top]
     lea     rax, [rip + .Lgdt]
     mov     [rip + .Lgdt_pointer + 2], rax
     lgdt    [rip + .Lgdt_pointer]
@@ -48,16 +69,20 @@ kdumpbox_purgatory_entry:
     mov     ss, eax
     mov     fs, eax
     mov     gs, eax
-    push    0x10
+    push    0x08
     lea     rax, [rip + 14f]
     push    rax
     retfq
 14:
     call    .Lserial_init
+    test    qword ptr [rip + .Lflags], 4
+    jz      17f
+    call    .Lvga_reset
+17:
     test    qword ptr [rip + .Lflags], 2
     jz      2f
     lea     rsi, [rip + .Ltext_here]
-    call    .Lserial_print
+    call    .Lprint
 2:
     // The first 640 KiB go where the crash kernel's /proc/vmcore looks for them.
     mov     rsi, [rip + .Lbackup_from]
@@ -90,12 +115,28 @@ kdumpbox_purgatory_entry:
     repe    cmpsd
     jne     .Lmismatch
 5:
+    mov     rdi, [rip + .Ljump_back]
+    test    rdi, rdi
+    jz      18f
+    mov     ecx, 16                 // the address in hexadecimal over the digits that are there
+19: rol     r15, 4
+    mov     eax, r15d
+    and     eax, 15
+    cmp     al, 10
+    jb      24f
+    add     al, 'a' - '0' - 10
+24: add     al, '0'
+    stosb
+    loop    19b
+18:
+    cmp     dword ptr [rip + .Lmode], 64
+    jne     .Lto_32
     mov     rax, [rip + .Ltarget_entry]
     mov     rsi, [rip + .Ltarget_rsi]
+    mov     rdi, [rip + .Ltarget_rdi]
     xor     ebx, ebx
     xor     ecx, ecx
     xor     edx, edx
-    xor     edi, edi
     xor     ebp, ebp
     xor     r8d, r8d
     xor     r9d, r9d
@@ -105,11 +146,112 @@ kdumpbox_purgatory_entry:
     xor     r13d, r13d
     xor     r14d, r14d
     xor     r15d, r15d
-    jmp     rax
+    push    0x10                    // the selector that Linux's 64-bit boot protocol names holds 64-bit code here
+    mov     rbp, 0x00af9a000000ffff
+    mov     [rip + .Lgdt + 0x10], rbp
+    xor     ebp, ebp
+    push    rax
+    retfq
+
+// Out of 64-bit mode: everything lies below 4 GiB.
+.Lto_32:
+    lea     rbp, [rip + kdumpbox_purgatory_start]
+    push    0x10
+    lea     rax, [rip + 27f]
+    push    rax
+    retfq
+.code32
+27: mov     eax, cr0
+    and     eax, 0x7fffffff         // paging off, which leaves 64-bit mode
+    mov     cr0, eax
+    mov     ecx, 0xc0000080         // EFER: LME off
+    rdmsr
+    and     eax, 0xfffffeff
+    wrmsr
+    xor     eax, eax                // PAE and 5 levels off
+    mov     cr4, eax
+    mov     eax, 0x18
+    mov     ds, eax
+    mov     es, eax
+    mov     ss, eax
+    mov     fs, eax
+    mov     gs, eax
+    cmp     dword ptr [ebp + .Omode], 16
+    je      .Lto_16
+    mov     eax, [ebp + .Otarget_eax]
+    mov     ebx, [ebp + .Otarget_ebx]
+    mov     esi, [ebp + .Otarget_rsi]
+    push    dword ptr [ebp + .Otarget_entry]
+    xor     ecx, ecx
+    xor     edx, edx
+    xor     edi, edi
+    xor     ebp, ebp
+    ret
+
+// Into real mode, below 1 MiB: the BIOS's interrupt vectors, its interrupt controller's numbers, its segments.
+.Lto_16:
+    mov     al, 0x11                // both 8259s: begin, ...
+    out     0x20, al
+    out     0xa0, al
+    mov     al, 0x08                // ... interrupts 0x08 and 0x70, ...
+    out     0x21, al
+    mov     al, 0x70
+    out     0xa1, al
+    mov     al, 0x04                // ... one behind the other's line 2, ...
+    out     0x21, al
+    mov     al, 0x02
+    out     0xa1, al
+    mov     al, 0x01                // ... 8086 mode, ...
+    out     0x21, al
+    out     0xa1, al
+    mov     al, 0xb8                // ... open: timer, keyboard, cascade, disk, as the BIOS leaves them
+    out     0x21, al
+    mov     al, 0x8e
+    out     0xa1, al
+    mov     eax, ebp                // the base of both 16-bit descriptors
+    mov     [ebp + .Ogdt_16 + 2], ax
+    mov     [ebp + .Ogdt_16 + 10], ax
+    shr     eax, 16
+    mov     [ebp + .Ogdt_16 + 4], al
+    mov     [ebp + .Ogdt_16 + 12], al
+    mov     ebx, [ebp + .Otarget_entry]
+    mov     edx, ebp
+    shr     edx, 4
+    lidt    [ebp + .Obios_idt]
+    push    0x20
+    push    offset .Oprotected_16
+    retf
+.code16
+.Lprotected_16:
+    mov     ax, 0x28
+    mov     ds, ax
+    mov     es, ax
+    mov     ss, ax
+    mov     fs, ax
+    mov     gs, ax
+    mov     esp, offset .Ostack_top
+    mov     eax, cr0
+    and     al, 0xfe
+    mov     cr0, eax
+    push    dx
+    push    offset .Oreal
+    retf
+.Lreal:
+    mov     ss, bx
+    mov     esp, 0xe000             // HEAP_END of the boot protocol's sample
+    mov     ds, bx
+    mov     es, bx
+    mov     fs, bx
+    mov     gs, bx
+    add     bx, 0x20
+    push    bx
+    push    0
+    retf
+.code64
 
 .Lmismatch:
     lea     rsi, [rip + .Ltext_mismatch]
-    call    .Lserial_print
+    call    .Lprint
     mov     dx, 0xcf9               // chipset reset control
     mov     al, 0x06
     out     dx, al
@@ -126,6 +268,74 @@ kdumpbox_purgatory_entry:
     int3
 8:  hlt
     jmp     8b
+
+.Lprint:                              // rsi: text ending in NUL; to the serial port and, if asked, the VGA screen
+    test    qword ptr [rip + .Lflags], 8
+    jz      .Lserial_print
+    mov     rbx, rsi
+    mov     esi, 0xb80a0            // every line one up
+    mov     edi, 0xb8000
+    mov     ecx, 24 * 80
+    rep     movsw
+    mov     rsi, rbx
+    mov     ecx, 80
+    mov     ah, 7
+28: lodsb
+    cmp     al, ' '
+    jae     29f
+    dec     rsi                     // behind the text: spaces
+    mov     al, ' '
+29: stosw
+    loop    28b
+    mov     rsi, rbx
+    jmp     .Lserial_print
+
+// Text mode 3: 80 by 25. The values are those that every VGA BIOS sets; the font in plane 2 is left alone.
+.Lvga_reset:
+    mov     edx, 0x3c2              // miscellaneous output: colour ports, 25 MHz, 400 lines
+    mov     al, 0x67
+    out     dx, al
+    lea     rsi, [rip + .Lvga_tables]
+    mov     edx, 0x3c4              // sequencer
+    mov     ecx, 5
+    call    .Lvga_indexed
+    mov     edx, 0x3d4              // CRT controller, its first registers unlocked
+    mov     eax, 0x0e11
+    out     dx, ax
+    mov     ecx, 25
+    call    .Lvga_indexed
+    mov     edx, 0x3ce              // graphics controller
+    mov     ecx, 9
+    call    .Lvga_indexed
+    mov     edx, 0x3da              // attribute controller: index and data by turns, from a reset of its flip-flop on
+    in      al, dx
+    mov     edx, 0x3c0
+    xor     ebx, ebx
+30: mov     eax, ebx
+    out     dx, al
+    lodsb
+    out     dx, al
+    inc     ebx
+    cmp     ebx, 21
+    jne     30b
+    mov     al, 0x20                // and on
+    out     dx, al
+    ret
+.Lvga_indexed:                        // ecx registers of index port dx, from 0 on, values at rsi
+    xor     ebx, ebx
+31: mov     al, bl
+    mov     ah, [rsi]
+    out     dx, ax
+    inc     rsi
+    inc     ebx
+    loop    31b
+    ret
+.Lvga_tables:
+    .byte   0x03, 0x00, 0x03, 0x00, 0x02
+    .byte   0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0x00, 0x4f, 0x0d, 0x0e, 0, 0, 0, 0
+    .byte   0x9c, 0x8e, 0x8f, 0x28, 0x1f, 0x96, 0xb9, 0xa3, 0xff
+    .byte   0, 0, 0, 0, 0, 0x10, 0x0e, 0x00, 0xff
+    .byte   0, 1, 2, 3, 4, 5, 0x14, 7, 0x38, 0x39, 0x3a, 0x3b, 0x3c, 0x3d, 0x3e, 0x3f, 0x0c, 0, 0x0f, 0x08, 0
 
 .Lserial_init:                        // sets 8n1 and the divisor, if one is given
     mov     eax, [rip + .Lserial_divisor]
@@ -307,4 +517,7 @@ kdumpbox_sha256_blocks:
 .Lstack_top:
 .globl kdumpbox_purgatory_end
 kdumpbox_purgatory_end:
+.set .Oprotected_16, .Lprotected_16 - kdumpbox_purgatory_start
+.set .Oreal, .Lreal - kdumpbox_purgatory_start
+.set .Ostack_top, .Lstack_top - kdumpbox_purgatory_start
 .popsection

@@ -23,6 +23,10 @@ unsafe extern "C" {
 const SKIP_CHECKS: u64 = 1;
 /// `flags`: print a line on entry (`--console-serial`).
 const ANNOUNCE: u64 = 2;
+/// `flags`: program the VGA for text (`--reset-vga`).
+const RESET_VGA: u64 = 4;
+/// `flags`: print on the VGA's text screen too (`--console-vga`).
+const CONSOLE_VGA: u64 = 8;
 
 /// First serial port; a mismatch is told there unless another one is named.
 pub const COM1: u16 = 0x3f8;
@@ -42,9 +46,14 @@ const INITIAL: [u32; 8] =
 struct Fields {
     target_entry: u64,
     target_rsi: u64,
+    target_rdi: u64,
+    target_eax: u32,
+    target_ebx: u32,
+    mode: u64,
     backup_from: u64,
     backup_to: u64,
     backup_len: u64,
+    jump_back: u64,
     serial_port: u32,
     serial_divisor: u32,
     flags: u64,
@@ -55,15 +64,78 @@ struct Fields {
     state: [u32; 8],
 }
 
-const _: () = assert!(size_of::<Fields>() == 64 + 16 * MAX_REGIONS + 128);
+const _: () = assert!(size_of::<Fields>() == 96 + 16 * MAX_REGIONS + 128);
+
+/// How the next kernel is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In 64-bit mode with memory mapped one to one.
+    Long {
+        /// RIP.
+        entry: u64,
+        /// RSI: Linux's `boot_params`.
+        rsi: u64,
+        /// RDI: ELF boot notes.
+        rdi: u64,
+    },
+    /// In flat 32-bit protected mode with paging off. Everything, the purgatory included, lies below 4 GiB.
+    Protected {
+        /// EIP.
+        entry: u32,
+        /// ESI: Linux's `boot_params`.
+        esi: u32,
+        /// EAX: multiboot's magic.
+        eax: u32,
+        /// EBX: multiboot's information.
+        ebx: u32,
+    },
+    /// In real mode, at this segment + 0x20, stack below 0xe000. The purgatory lies below 640 KiB.
+    Real {
+        /// DS, ES, FS, GS, SS: Linux's setup code.
+        segment: u16,
+    },
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self::Long { entry: 0, rsi: 0, rdi: 0 }
+    }
+}
+
+impl Start {
+    /// First address that the purgatory may not reach.
+    pub const fn purgatory_end(&self) -> u64 {
+        match self {
+            Self::Long { .. } => u64::MAX,
+            Self::Protected { .. } => 1 << 32,
+            Self::Real { .. } => 0xa_0000,
+        }
+    }
+
+    fn fill(self, fields: &mut Fields) {
+        fields.mode = match self {
+            Self::Long { .. } => 64,
+            Self::Protected { .. } => 32,
+            Self::Real { .. } => 16,
+        };
+        match self {
+            Self::Long { entry, rsi, rdi } => {
+                (fields.target_entry, fields.target_rsi, fields.target_rdi) = (entry, rsi, rdi);
+            }
+            Self::Protected { entry, esi, eax, ebx } => {
+                (fields.target_entry, fields.target_rsi) = (entry.into(), esi.into());
+                (fields.target_eax, fields.target_ebx) = (eax, ebx);
+            }
+            Self::Real { segment } => fields.target_entry = segment.into(),
+        }
+    }
+}
 
 /// What the purgatory does besides verifying.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// Physical address of the next kernel's 64-bit entry.
-    pub entry: u64,
-    /// Physical address of its `boot_params`, handed over in RSI.
-    pub boot_params: u64,
+    /// How it ends.
+    pub start: Start,
     /// Memory copied away before anything else, and where to (a crash kernel's first 640 KiB).
     pub backup: Option<(Range, u64)>,
     /// I/O port of the UART for messages; 0 for none.
@@ -74,6 +146,12 @@ pub struct Settings {
     pub announce: bool,
     /// Go on without verifying.
     pub skip_checks: bool,
+    /// Program the VGA for text mode first.
+    pub reset_vga: bool,
+    /// Print on the VGA's text screen too.
+    pub console_vga: bool,
+    /// Physical address of 16 hexadecimal digits to replace by the address that leads back to the running kernel.
+    pub jump_back: Option<u64>,
 }
 
 /// The digest over several regions, in the order they are added.
@@ -150,14 +228,21 @@ pub fn entry_offset() -> u64 {
 /// [`Kind::Invalid`] for more than [`MAX_REGIONS`] regions.
 pub fn build(settings: &Settings, digest: &Digest) -> Result<Vec<u8>> {
     let mut fields = Fields::new_zeroed();
-    fields.target_entry = settings.entry;
-    fields.target_rsi = settings.boot_params;
+    settings.start.fill(&mut fields);
+    fields.jump_back = settings.jump_back.unwrap_or(0);
     if let Some((from, to)) = settings.backup {
         (fields.backup_from, fields.backup_to, fields.backup_len) = (from.start(), to, from.len());
     }
     fields.serial_port = settings.serial_port.into();
     fields.serial_divisor = settings.serial_divisor.into();
-    fields.flags = if settings.skip_checks { SKIP_CHECKS } else { 0 } | if settings.announce { ANNOUNCE } else { 0 };
+    for (asked, flag) in [
+        (settings.skip_checks, SKIP_CHECKS),
+        (settings.announce, ANNOUNCE),
+        (settings.reset_vga, RESET_VGA),
+        (settings.console_vga, CONSOLE_VGA),
+    ] {
+        fields.flags |= if asked { flag } else { 0 };
+    }
     if digest.regions.len() > MAX_REGIONS {
         let message = format!("{} segments to verify; the purgatory holds {MAX_REGIONS}", digest.regions.len());
         return Err(Error::new(Kind::Invalid, message));
@@ -231,13 +316,17 @@ mod tests {
 
     #[test]
     fn fields_land_where_the_text_reads_them() {
-        let settings = Settings { entry: 0x1122, boot_params: 0x3344, serial_port: COM1, ..Settings::default() };
+        let settings = Settings {
+            start: Start::Long { entry: 0x1122, rsi: 0x3344, rdi: 0 },
+            serial_port: COM1,
+            ..Settings::default()
+        };
         let mut digest = Digest::default();
         digest.add(0x5000, &[1; 100]);
         let built = build(&settings, &digest).expect("builds");
         let word = |at: usize| u64::from_le_bytes(built[at..at + 8].try_into().expect("eight bytes"));
-        assert_eq!([word(0), word(8), word(40)], [0x1122, 0x3344, 0x3f8]);
-        assert_eq!([word(56), word(64), word(72)], [1, 0x5000, 128]);
+        assert_eq!([word(0), word(8), word(32), word(72)], [0x1122, 0x3344, 64, 0x3f8]);
+        assert_eq!([word(88), word(96), word(104)], [1, 0x5000, 128]);
         assert_eq!(built.len(), len());
         assert!(entry_offset() as usize > size_of::<Fields>() && (entry_offset() as usize) < built.len());
         assert!(built[size_of::<Fields>()..] == text()[size_of::<Fields>()..]);

@@ -4,113 +4,58 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use super::kexec::Options;
+use super::kexec_input::{self, Input, Loadable};
 use super::kexec_mode::Mode;
 use super::kexec_plan;
-use crate::boot::command_line;
-use crate::boot::linux::{self, Plan, Request};
+use crate::boot::kernel::Kernel;
+use crate::boot::linux::{self, Plan, Purpose};
 use crate::boot::purgatory::Settings;
-use crate::error::{Context, Error, Kind, Result};
-use crate::host::{Host, state};
-use crate::image::{self, BzImage, Kernel, Sniffed};
+use crate::boot::{elf, multiboot};
+use crate::error::{Error, Kind, Result};
+use crate::host::{Host, Machine, acpi, state};
 use crate::load::linux::{Files, Linux, Syscall, falls_back};
 use crate::load::{Backend, Slot};
-use crate::mem::{Bytes, Range};
-
-/// What the user named, read and understood.
-struct Input {
-    path: String,
-    /// The file's bytes, if it had to be unpacked.
-    unpacked: Option<Bytes>,
-    kernel: BzImage,
-    command_line: String,
-}
-
-fn open(path: &str) -> Result<File> {
-    File::open(path).map_err(|e| Error::io(&e, format!("cannot open {path}")).with_kind(Kind::Open))
-}
-
-fn read(path: &str) -> Result<Vec<u8>> {
-    let mut file = open(path)?;
-    let len = file.metadata().map_or(0, |m| m.len());
-    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0).saturating_add(1));
-    std::io::Read::read_to_end(&mut file, &mut bytes)
-        .map_err(|e| Error::io(&e, format!("cannot read {path}")).with_kind(Kind::Open))?;
-    Ok(bytes)
-}
-
-fn input(options: &Options, host: &Host, mode: Mode) -> Result<Input> {
-    if let Some(kind) = options.r#type.as_deref().filter(|t| !["bzImage", "bzImage64"].contains(t)) {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("unsupported kernel type '{kind}'; bzImage and bzImage64 are known"),
-        ));
-    }
-    let Some(path) = options.kernel.first() else {
-        return Err(Error::new(Kind::Invalid, "no kernel specified; name the kernel to load (kexec --help)"));
-    };
-    for (given, name) in [
-        (options.args_linux, "args-linux"),
-        (options.elf32_core_headers, "elf32-core-headers"),
-        (options.elf64_core_headers, "elf64-core-headers"),
-        (options.reuse_video_type, "reuse-video-type"),
-    ] {
-        if given {
-            eprintln!("kexec: --{name} has no effect here");
-        }
-    }
-    let Sniffed { kernel: Kernel::BzImage(kernel), bytes, was_packed } =
-        image::sniff(read(path)?).context(|| path.clone())?;
-    if !options.no_checks {
-        kernel.check_sum().context(|| path.clone())?;
-    }
-    let running = host.text("proc/cmdline")?.unwrap_or_default();
-    let command_line = command_line::reuse(
-        options.reuse_cmdline.then_some(running.as_str()),
-        options.command_line.as_deref().unwrap_or_default(),
-        mode.slot == Slot::Crash,
-    );
-    let added = if mode.syscall == Syscall::File { linux::FILE_CALL_ADDS } else { 0 };
-    command_line::check(&command_line, added, &kernel)?;
-    Ok(Input { path: path.clone(), unpacked: was_packed.then_some(bytes), kernel: *kernel, command_line })
-}
+use crate::mem::Range;
 
 /// Loads what `options` name, or prints what would be done.
 ///
 /// # Errors
 /// Everything is known to work before the first side effect; then only what the kernel says.
 pub(super) fn load(backend: &mut Linux, host: &Host, options: &Options, mode: Mode, dry_run: bool) -> Result<()> {
-    let input = input(options, host, mode)?;
-    for path in &options.initrd {
-        open(path)?;
+    if options.load_jump_back_helper {
+        return load_return(backend, options, dry_run);
     }
+    let input = kexec_input::read(host, options, mode)?;
     if mode.slot == Slot::Crash && host.is_live() && state::crash_size(host)?.unwrap_or(0) == 0 {
         return Err(linux::no_reservation());
     }
     if dry_run {
-        let plan = if mode.syscall == Syscall::File { None } else { Some(plan(backend, options, mode, &input)?) };
+        let plan = if input.syscall == Syscall::File { None } else { Some(plan(backend, host, options, mode, &input)?) };
         let shown = kexec_plan::Shown {
             kernel: &input.path,
-            initrds: &options.initrd,
+            initrds: &input.initrd.names(),
             command_line: &input.command_line,
             slot: mode.slot,
-            syscall: mode.syscall,
+            syscall: input.syscall,
             plan: plan.as_ref(),
         };
         print!("{}", if options.dry_run_json { shown.json() } else { shown.human() });
+        tell(plan.as_ref());
         return Ok(());
     }
     let by_segments = |backend: &mut Linux| {
-        let plan = plan(backend, options, mode, &input)?;
+        let plan = plan(backend, host, options, mode, &input)?;
+        tell(Some(&plan));
         if options.debug {
             eprint!("{}", kexec_plan::human(&plan));
         }
-        backend.load(mode.slot, &plan.image)
+        backend.load(mode.slot, &plan.image).map_err(|e| match (&input.kernel, e.kind()) {
+            (Loadable::Linux { file_call: true, .. }, _) | (_, Kind::System) => e,
+            _ => e.with_hint(format!("{} can be loaded by kexec_load only", input.kernel.name())),
+        })
     };
-    let by_file = |backend: &Linux| {
-        let files = files(options, &input)?;
-        backend.load_files(mode.slot, &files)
-    };
-    match mode.syscall {
+    let by_file = |backend: &Linux| backend.load_files(mode.slot, &files(options, &input)?);
+    match input.syscall {
         Syscall::Segments => by_segments(backend),
         Syscall::File => by_file(backend),
         Syscall::Auto => match by_file(backend) {
@@ -122,95 +67,125 @@ pub(super) fn load(backend: &mut Linux, host: &Host, options: &Options, mode: Mo
     }
 }
 
-fn plan(backend: &Linux, options: &Options, mode: Mode, input: &Input) -> Result<Plan> {
+fn tell(plan: Option<&Plan>) {
+    for notice in plan.iter().flat_map(|p| &p.notices) {
+        eprintln!("kexec: {notice}");
+    }
+}
+
+/// The way back to the kernel that started this one with its context preserved.
+fn load_return(backend: &Linux, options: &Options, dry_run: bool) -> Result<()> {
+    let Some(entry) = options.entry else {
+        let text = "--load-jump-back-helper needs --entry=ADDR: kexec_jump_back_entry of this kernel's command line";
+        return Err(Error::new(Kind::Usage, text));
+    };
+    if backend.loaded(Slot::Next)? == Some(true) {
+        let text = "a kernel is loaded already, and the way back would replace it; unload it first (kexec -u)";
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    if dry_run {
+        println!("would load the way back to the kernel at {entry:#x}");
+        return Ok(());
+    }
+    backend.load_return(entry)
+}
+
+fn plan(backend: &Linux, host: &Host, options: &Options, mode: Mode, input: &Input) -> Result<Plan> {
     let machine = backend.machine(mode.slot)?;
-    let initrd = if options.initrd.is_empty() { None } else { Some(Bytes::from(joined(&options.initrd)?)) };
-    let mut seed = [0; 32];
-    let seeded = File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut seed)).is_ok();
     let max = options.mem_max.map_or(u64::MAX, |m| m.saturating_add(1));
     let window = Range::new(options.mem_min.unwrap_or(0), max)
         .ok_or_else(|| Error::new(Kind::Usage, "--mem-max lies below --mem-min"))?;
-    linux::plan(&Request {
-        kernel: &input.kernel,
-        initrd,
+    let purgatory = Settings {
+        serial_port: options.serial,
+        serial_divisor: options.serial_baud,
+        announce: options.console_serial || options.console_vga,
+        skip_checks: options.no_checks,
+        reset_vga: options.reset_vga,
+        console_vga: options.console_vga,
+        ..Settings::default()
+    };
+    match &input.kernel {
+        Loadable::Linux { kernel, .. } => {
+            let machine = if options.load_preserve_context { Machine::read(host, true)? } else { machine };
+            plan_linux(options, mode, input, kernel, &machine, window, purgatory)
+        }
+        Loadable::Elf { elf, arguments } => elf::plan(&elf::Request {
+            elf,
+            command_line: arguments.then_some(input.command_line.as_str()),
+            machine: &machine,
+            window,
+            purgatory,
+        }),
+        Loadable::Multiboot { kernel, xen, modules } => {
+            let machine = if *xen { with_rsdp(machine, host) } else { machine };
+            multiboot::plan(multiboot::Request {
+                kernel,
+                name: &input.path,
+                command_line: &input.command_line,
+                modules: modules.clone(),
+                machine: &machine,
+                window,
+                purgatory,
+                xen: *xen,
+            })
+        }
+    }
+}
+
+fn plan_linux(
+    options: &Options,
+    mode: Mode,
+    input: &Input,
+    kernel: &Kernel,
+    machine: &Machine,
+    window: Range,
+    purgatory: Settings,
+) -> Result<Plan> {
+    let mut seed = [0; 32];
+    let seeded = File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut seed)).is_ok();
+    linux::plan(&linux::Request {
+        kernel,
+        initrd: input.initrd.bytes()?,
+        dtb: input.dtb.clone(),
         command_line: &input.command_line,
-        machine: &machine,
-        crash: mode.slot == Slot::Crash,
-        window,
-        purgatory: Settings {
-            serial_port: options.serial,
-            serial_divisor: options.serial_baud,
-            announce: options.console_serial,
-            skip_checks: options.no_checks,
-            ..Settings::default()
+        machine,
+        purpose: match mode.slot {
+            Slot::Crash => Purpose::Crash,
+            Slot::Next if options.load_preserve_context => Purpose::Return,
+            Slot::Next => Purpose::Next,
         },
+        window,
+        purgatory,
         seed: seeded.then_some(seed),
         efi: !options.noefi,
         memmap_parameters: options.pass_memmap_cmdline,
     })
 }
 
-/// The initrds one behind the other, each starting at a multiple of four as the kernel's cpio reader wants.
-fn joined(paths: &[String]) -> Result<Vec<u8>> {
-    let mut all = Vec::new();
-    for path in paths {
-        let bytes = read(path)?;
-        if bytes.is_empty() {
-            return Err(Error::new(Kind::Invalid, format!("the initrd {path} is empty")));
+/// The machine with the RSDP's bytes, if they can be had: without them Xen finds no ACPI on a UEFI machine, which the
+/// plan says.
+fn with_rsdp(machine: Machine, host: &Host) -> Machine {
+    let table = machine.rsdp().and_then(|at| match acpi::rsdp(host, at) {
+        Ok(table) => Some(table),
+        Err(e) => {
+            log::debug!("{e}");
+            None
         }
-        if all.is_empty() {
-            all = bytes;
-        } else {
-            all.resize(all.len().next_multiple_of(4), 0);
-            all.extend_from_slice(&bytes);
-        }
-    }
-    Ok(all)
+    });
+    Machine { rsdp_table: table, ..machine }
 }
 
 /// Descriptors for `kexec_file_load`: the files themselves, or memory where they must be unpacked or joined first.
 fn files(options: &Options, input: &Input) -> Result<Files> {
     let kernel = match &input.unpacked {
-        Some(bytes) => memory_file(c"kernel", bytes)?,
-        None => open(&input.path)?.into(),
+        Some(bytes) => kexec_input::memory_file(c"kernel", |file| std::io::Write::write_all(file, bytes))?,
+        None => OwnedFd::from(kexec_input::open(&input.path)?),
     };
-    let initrd = match options.initrd.as_slice() {
-        [] => None,
-        [one] => Some(open(one)?.into()),
-        several => Some(memory_file(c"initrd", &joined(several)?)?),
-    };
-    Ok(Files { kernel, initrd, command_line: input.command_line.clone() })
-}
-
-fn memory_file(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd> {
-    use std::io::{Seek, Write};
-    let fd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).context(|| "make a file in memory")?;
-    let mut file = File::from(fd);
-    file.write_all(bytes).context(|| "fill a file in memory")?;
-    file.rewind().context(|| "rewind a file in memory")?;
-    Ok(file.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn initrds_are_joined_at_multiples_of_four() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let paths: Vec<String> = [&b"12345"[..], b"abc"]
-            .iter()
-            .enumerate()
-            .map(|(i, bytes)| {
-                let path = dir.path().join(i.to_string());
-                std::fs::write(&path, bytes).expect("written");
-                path.display().to_string()
-            })
-            .collect();
-        assert_eq!(joined(&paths).expect("joined"), b"12345\0\0\0abc");
-        std::fs::write(&paths[1], "").expect("written");
-        assert!(joined(&paths).expect_err("empty").to_string().contains("is empty"));
-        std::fs::remove_file(&paths[1]).expect("removed");
-        assert_eq!(joined(&paths).expect_err("missing").kind(), Kind::Open);
-    }
+    Ok(Files {
+        kernel,
+        initrd: input.initrd.descriptor()?,
+        command_line: input.command_line.clone(),
+        no_cma: options.no_cma,
+        force_dtb: options.force_dtb,
+    })
 }

@@ -7,6 +7,7 @@ pub mod kdump_initramfs;
 pub mod kdump_save;
 pub mod kdumpbox;
 pub mod kexec;
+mod kexec_input;
 mod kexec_load;
 mod kexec_mode;
 mod kexec_plan;

@@ -28,6 +28,8 @@ pub struct Machine {
     pub efi: Option<Efi>,
     /// Buffers for the registers of every CPU.
     pub cpu_notes: Vec<CpuNotes>,
+    /// The RSDP's bytes, where the next kernel can't find them itself.
+    pub rsdp_table: Option<Vec<u8>>,
     /// The vmcoreinfo note.
     pub vmcoreinfo: Option<Range>,
     /// The running kernel's image.
@@ -38,6 +40,9 @@ pub struct Machine {
     pub gart: Option<Range>,
     /// Virtual addresses.
     pub layout: Layout,
+    /// Bytes the kernel wants for an ELF core header that it keeps up to date itself when CPUs or memory come and go;
+    /// `None` on a kernel that does not (before Linux 6.6).
+    pub elfcorehdr_size: Option<u64>,
     /// Whether the running kernel, and so the way to the next one, has 5-level paging on.
     pub five_levels: bool,
 }
@@ -72,6 +77,7 @@ impl Machine {
             machine.cpu_notes = notes::cpus(host)?;
             machine.vmcoreinfo = notes::vmcoreinfo(host)?;
             machine.layout = kcore::layout(host)?;
+            machine.elfcorehdr_size = state::elfcorehdr_size(host)?;
         }
         Ok(machine)
     }

@@ -22,6 +22,14 @@ pub fn crash_size(host: &Host) -> Result<Option<u64>> {
     either(host, "kexec_crash_size", "crash_size")
 }
 
+/// Bytes for an ELF core header that the kernel keeps up to date itself; `None` on a kernel that does not.
+///
+/// # Errors
+/// The file holds no number.
+pub fn elfcorehdr_size(host: &Host) -> Result<Option<u64>> {
+    either(host, "crash_elfcorehdr_size", "crash_elfcorehdr_size")
+}
+
 fn either(host: &Host, old: &str, new: &str) -> Result<Option<u64>> {
     match host.number(&format!("sys/kernel/kexec/{new}"))? {
         Some(n) => Ok(Some(n)),

@@ -7,6 +7,8 @@ pub mod bzimage;
 pub mod checksum;
 pub mod decompress;
 pub mod elf;
+mod le;
+mod lzo;
 pub mod multiboot;
 
 pub use bzimage::BzImage;
@@ -24,6 +26,19 @@ pub const MAX_UNPACKED: usize = 1 << 30;
 pub enum Kernel {
     /// A Linux/x86 boot image.
     BzImage(Box<BzImage>),
+    /// An ELF executable that is not multiboot.
+    Elf(Box<Elf>),
+    /// A multiboot kernel.
+    Multiboot(Box<Multiboot>),
+}
+
+/// What a unified kernel image carries besides its kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Embedded {
+    /// Microcode, then the initrd.
+    pub initrds: Vec<Bytes>,
+    /// The command line.
+    pub command_line: Option<String>,
 }
 
 /// A kernel's file, understood.
@@ -35,6 +50,8 @@ pub struct Sniffed {
     pub bytes: Bytes,
     /// Whether they were compressed in the file.
     pub was_packed: bool,
+    /// What came with it.
+    pub embedded: Option<Embedded>,
 }
 
 /// Finds out what `file` is, unwrapping compression as often as it is wrapped. The file's name goes in front of any
@@ -42,7 +59,7 @@ pub struct Sniffed {
 ///
 /// # Errors
 /// [`Kind::Invalid`]: empty, unknown, truncated or broken.
-pub fn sniff(file: Vec<u8>) -> Result<Sniffed> {
+pub fn sniff(file: Vec<u8>, _wanted: Option<Type>) -> Result<Sniffed> {
     let mut file = file;
     for layer in 0..4 {
         if file.is_empty() {
@@ -53,12 +70,30 @@ pub fn sniff(file: Vec<u8>) -> Result<Sniffed> {
             continue;
         }
         let bytes = Bytes::from(file);
+        let elf = Elf::parse(&bytes)?;
+        if let Some(kernel) = Multiboot::find(&bytes, elf.as_ref())? {
+            return Ok(Sniffed { kernel: Kernel::Multiboot(Box::new(kernel)), bytes, was_packed: layer > 0, embedded: None });
+        }
+        if let Some(elf) = elf {
+            return Ok(Sniffed { kernel: Kernel::Elf(Box::new(elf)), bytes, was_packed: layer > 0, embedded: None });
+        }
         return match BzImage::parse(&bytes)? {
-            Some(image) => Ok(Sniffed { kernel: Kernel::BzImage(Box::new(image)), bytes, was_packed: layer > 0 }),
+            Some(image) => Ok(Sniffed { kernel: Kernel::BzImage(Box::new(image)), bytes, was_packed: layer > 0, embedded: None }),
             None => Err(Error::new(Kind::Invalid, unknown(&bytes))),
         };
     }
     Err(Error::new(Kind::Invalid, "compressed more than three times over"))
+}
+
+/// A wanted type.
+#[derive(Clone, Copy, Debug)]
+pub struct Type;
+
+impl std::str::FromStr for Type {
+    type Err = Error;
+    fn from_str(_: &str) -> Result<Self> {
+        Ok(Self)
+    }
 }
 
 fn unknown(file: &[u8]) -> String {
@@ -85,7 +120,7 @@ mod tests {
             (b"\x7fELF\x02\x01\x01", "an ELF file"),
             (b"MZ\0\0", "an EFI program"),
         ] {
-            let e = sniff(file.to_vec()).expect_err("refused");
+            let e = sniff(file.to_vec(), None).expect_err("refused");
             assert!(e.to_string().contains(text), "{e} lacks {text}");
         }
     }

@@ -13,12 +13,20 @@ use crate::sys;
 
 /// `KEXEC_ON_CRASH`
 const ON_CRASH: u64 = 1;
+/// `KEXEC_PRESERVE_CONTEXT`
+const PRESERVE_CONTEXT: u64 = 2;
+/// `KEXEC_UPDATE_ELFCOREHDR` (Linux 6.6)
+const UPDATE_ELFCOREHDR: u64 = 4;
 /// `KEXEC_FILE_UNLOAD`
 const FILE_UNLOAD: u64 = 1;
 /// `KEXEC_FILE_ON_CRASH`
 const FILE_ON_CRASH: u64 = 2;
 /// `KEXEC_FILE_NO_INITRAMFS`
 const FILE_NO_INITRAMFS: u64 = 4;
+/// `KEXEC_FILE_NO_CMA` (Linux 6.17)
+const FILE_NO_CMA: u64 = 0x10;
+/// `KEXEC_FILE_FORCE_DTB` (Linux 6.17)
+const FILE_FORCE_DTB: u64 = 0x20;
 
 /// Which system call loads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +49,10 @@ pub struct Files {
     pub initrd: Option<OwnedFd>,
     /// The command line.
     pub command_line: String,
+    /// Keep segments out of the contiguous memory allocator's areas (`--no-cma`).
+    pub no_cma: bool,
+    /// Hand the running kernel's device tree on (`--force-dtb`).
+    pub force_dtb: bool,
 }
 
 /// The running kernel.
@@ -70,11 +82,24 @@ impl Linux {
         let text = CString::new(files.command_line.as_str())
             .map_err(|_| Error::new(Kind::Invalid, "the command line holds a NUL byte"))?;
         let mut flags = if slot == Slot::Crash { FILE_ON_CRASH } else { 0 };
-        if files.initrd.is_none() {
-            flags |= FILE_NO_INITRAMFS;
+        for (asked, flag) in [
+            (files.initrd.is_none(), FILE_NO_INITRAMFS),
+            (files.no_cma, FILE_NO_CMA),
+            (files.force_dtb, FILE_FORCE_DTB),
+        ] {
+            flags |= if asked { flag } else { 0 };
         }
         sys::kexec_file_load(Some(files.kernel.as_fd()), files.initrd.as_ref().map(AsFd::as_fd), &text, flags)
             .map_err(|e| self.failed("kexec_file_load", e, slot, true))
+    }
+
+    /// Loads nothing but the way back to the kernel whose context was preserved, which is entered at `entry`.
+    ///
+    /// # Errors
+    /// The call's errno, with its cause on this machine.
+    pub fn load_return(&self, entry: u64) -> Result<()> {
+        sys::kexec_load(entry, &[(&[], 0, 0)], PRESERVE_CONTEXT)
+            .map_err(|e| self.failed("kexec_load", e, Slot::Next, false))
     }
 
     fn failed(&self, call: &str, errno: Errno, slot: Slot, file_call: bool) -> Error {
@@ -105,7 +130,9 @@ impl Backend for Linux {
     fn load(&mut self, slot: Slot, image: &Image) -> Result<()> {
         let segments: Vec<(&[u8], u64, u64)> =
             image.segments.iter().map(|s| (&*s.data, s.range.start(), s.range.len())).collect();
-        let flags = if slot == Slot::Crash { ON_CRASH } else { 0 };
+        let mut flags = if slot == Slot::Crash { ON_CRASH } else { 0 };
+        flags |= if image.updates_elfcorehdr { UPDATE_ELFCOREHDR } else { 0 };
+        flags |= if image.preserves_context { PRESERVE_CONTEXT } else { 0 };
         sys::kexec_load(image.entry, &segments, flags).map_err(|e| self.failed("kexec_load", e, slot, false))
     }
 

@@ -40,3 +40,5 @@ address!(
 
 /// Bytes in a page on x86_64 (`PAGE_SIZE`).
 pub const PAGE_SIZE: u64 = 4096;
+/// Bytes in a MiB.
+pub const MIB: u64 = 1 << 20;

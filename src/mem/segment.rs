@@ -62,6 +62,11 @@ pub struct Image {
     pub entry: u64,
     /// In ascending order of address.
     pub segments: Vec<Segment>,
+    /// The kernel keeps the segment with the ELF core header up to date when CPUs or memory come and go
+    /// (`KEXEC_UPDATE_ELFCOREHDR`).
+    pub updates_elfcorehdr: bool,
+    /// The running kernel is to be returned to (`KEXEC_PRESERVE_CONTEXT`).
+    pub preserves_context: bool,
 }
 
 /// What the destination allows.
@@ -123,7 +128,7 @@ mod tests {
     fn verdict(segments: Vec<Segment>, entry: u64) -> String {
         let memory = [Range::new(0x1000, 0x20_0000).expect("ordered")].into_iter().collect();
         let limits = Limits { memory, memory_name: "RAM", max_pages: Some(0x100) };
-        match (Image { entry, segments }).check(&limits) {
+        match (Image { entry, segments, ..Image::default() }).check(&limits) {
             Ok(()) => "fine".into(),
             Err(e) => e.to_string(),
         }
