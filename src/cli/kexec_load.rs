@@ -58,8 +58,11 @@ fn input(options: &Options, host: &Host, mode: Mode) -> Result<Input> {
             eprintln!("kexec: --{name} has no effect here");
         }
     }
-    let Sniffed { kernel: Kernel::BzImage(kernel), bytes, was_packed } =
-        image::sniff(read(path)?).context(|| path.clone())?;
+    let Sniffed { kernel, bytes, was_packed, .. } = image::sniff(read(path)?, None).context(|| path.clone())?;
+    let Kernel::BzImage(kernel) = kernel else {
+        let text = format!("{path} is {}; only a bzImage can be loaded", kernel.describe());
+        return Err(Error::new(Kind::Invalid, text));
+    };
     if !options.no_checks {
         kernel.check_sum().context(|| path.clone())?;
     }

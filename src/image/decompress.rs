@@ -1,8 +1,12 @@
-//! Compression around a kernel file: gzip (RFC 1952), xz, lzma, zstd, lz4 (frames, and the legacy frame kernels use),
-//! bzip2. Output is bounded, truncated input is an error.
+//! Compression around a kernel file: gzip (RFC 1952), xz, lzma, zstd (RFC 8878), lz4 (frames, and the legacy frame
+//! kernels use), bzip2, lzo (as lzop packs it). Output is bounded, truncated input is an error.
+//!
+//! Several streams in a row unpack to their contents in a row; what follows the last (the kernel's build appends the
+//! unpacked size) is ignored. What a checksum in the stream says is checked.
 
 use std::io::Read;
 
+use super::{le, lzo};
 use crate::error::{Error, Kind, Result};
 
 const GZIP: &[u8] = &[0x1f, 0x8b, 8];
@@ -10,87 +14,170 @@ const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const LZ4: &[u8] = &[0x04, 0x22, 0x4d, 0x18];
 const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
-/// A lzma file has no magic: these are the usual properties (lc 3, lp 0, pb 2) and a dictionary of whole 64 KiB.
+/// A lzma file has no magic: these are the usual properties (lc 3, lp 0, pb 2) and a dictionary of whole 64 KiB. Zeros
+/// are valid properties too, but then every file that begins with zeros would be an empty lzma stream.
 const LZMA: &[u8] = &[0x5d, 0, 0];
-/// Memory a lzma file's dictionary may take, KiB.
+/// Memory the dictionary of xz or lzma may take, KiB: the kernel's build uses 128 MiB.
 const LZMA_MEMORY_KIB: u32 = 256 << 10;
+
+/// Why a stream does not unpack.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It is damaged or truncated.
+    Broken(&'static str),
+    /// The same, in the decoder's words.
+    Decoder(String),
+    /// It unpacks to more than the limit.
+    TooBig,
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Fault::Decoder(error.to_string())
+    }
+}
+
+/// Unpacks the stream that the bytes begin with behind the output, not beyond so many bytes of it; returns the rest.
+type Unpack = for<'a> fn(&'a [u8], &mut Vec<u8>, usize) -> Result<&'a [u8], Fault>;
+
+/// Name, first bytes and decoder.
+const FORMATS: [(&str, &[u8], Unpack); 8] = [
+    ("gzip", GZIP, gzip),
+    ("xz", XZ, xz),
+    ("zstd", ZSTD, zstd),
+    ("lz4", LZ4, lz4),
+    ("lz4", LZ4_LEGACY, lz4_legacy),
+    ("bzip2", b"BZh", bzip2),
+    ("lzma", LZMA, lzma),
+    ("lzo", lzo::MAGIC, lzo::unpack),
+];
 
 /// The unpacked bytes; `None` if `file` is not compressed in a known way.
 ///
 /// # Errors
 /// [`Kind::Invalid`] for a damaged or truncated stream, or one that unpacks to more than `limit` bytes.
 pub fn unwrap(file: &[u8], limit: usize) -> Result<Option<Vec<u8>>> {
-    if file.starts_with(GZIP) {
-        gunzip(file, limit).map(Some)
-    } else if file.starts_with(XZ) {
-        bounded("xz", lzma_rust2::XzReader::new(file, true), limit).map(Some)
-    } else if file.starts_with(ZSTD) {
-        let decoder = zstd::Decoder::with_buffer(file).map_err(|e| broken("zstd", &e.to_string()))?;
-        bounded("zstd", decoder, limit).map(Some)
-    } else if file.starts_with(LZ4) {
-        bounded("lz4", lz4_flex::frame::FrameDecoder::new(file), limit).map(Some)
-    } else if file.starts_with(LZ4_LEGACY) {
-        lz4_legacy(file, limit).map(Some)
-    } else if file.starts_with(b"BZh") {
-        bounded("bzip2", bzip2::read::MultiBzDecoder::new(file), limit).map(Some)
-    } else if file.starts_with(LZMA) {
-        let decoder = lzma_rust2::LzmaReader::new_mem_limit(file, LZMA_MEMORY_KIB, None);
-        bounded("lzma", decoder.map_err(|e| broken("lzma", &e.to_string()))?, limit).map(Some)
-    } else {
-        Ok(None)
-    }
-}
-
-fn broken(format: &str, why: &str) -> Error {
-    Error::new(Kind::Invalid, format!("the {format} stream is damaged or truncated ({why})"))
-}
-
-fn too_big(format: &str, limit: usize) -> Error {
-    Error::new(Kind::Invalid, format!("the {format} stream unpacks to more than {limit} bytes"))
-}
-
-fn bounded(format: &str, reader: impl Read, limit: usize) -> Result<Vec<u8>> {
+    let mut rest = behind_skippable(file);
+    let Some((name, magic, unpack)) = FORMATS.iter().find(|(_, magic, _)| rest.starts_with(magic)) else {
+        return Ok(None);
+    };
     let mut out = Vec::new();
-    let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    reader.take(bound).read_to_end(&mut out).map_err(|e| broken(format, &e.to_string()))?;
-    if out.len() > limit { Err(too_big(format, limit)) } else { Ok(out) }
+    while rest.starts_with(magic) {
+        rest = unpack(rest, &mut out, limit).map_err(|fault| {
+            let text = match fault {
+                Fault::Broken(why) => broken(name, why),
+                Fault::Decoder(why) => broken(name, &why),
+                Fault::TooBig => {
+                    format!("the {name} stream unpacks to more than {limit} bytes, the most a kernel may have")
+                }
+            };
+            Error::new(Kind::Invalid, text)
+        })?;
+        rest = behind_skippable(rest);
+    }
+    Ok(Some(out))
+}
+
+fn broken(name: &str, why: &str) -> String {
+    format!("the {name} stream is damaged or truncated ({why}); copy it again")
+}
+
+/// What follows frames that carry no content (RFC 8878, section 3.1.2; lz4 has the same).
+fn behind_skippable(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    while let Some((0x184d_2a50..=0x184d_2a5f, len)) = le::u32(rest, 0).zip(le::size(rest, 4)) {
+        match rest.get(8..).and_then(|r| r.get(len..)) {
+            Some(behind) => rest = behind,
+            None => break,
+        }
+    }
+    rest
+}
+
+/// Reads `reader` to its end, but not past the limit.
+fn fill(reader: &mut dyn Read, out: &mut Vec<u8>, limit: usize) -> Result<(), Fault> {
+    let bound = limit.saturating_sub(out.len()).saturating_add(1);
+    reader.take(u64::try_from(bound).unwrap_or(u64::MAX)).read_to_end(out)?;
+    if out.len() > limit { Err(Fault::TooBig) } else { Ok(()) }
+}
+
+fn xz<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    let mut reader = lzma_rust2::XzReader::new_mem_limit(file, false, LZMA_MEMORY_KIB);
+    fill(&mut reader, out, limit)?;
+    let mut rest = reader.into_inner();
+    // Streams may be padded to a multiple of four.
+    while let Some(behind) = rest.strip_prefix(&[0; 4]) {
+        rest = behind;
+    }
+    Ok(rest)
+}
+
+fn lzma<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    let mut reader = lzma_rust2::LzmaReader::new_mem_limit(file, LZMA_MEMORY_KIB, None)?;
+    fill(&mut reader, out, limit)?;
+    Ok(&[])
+}
+
+fn zstd<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    let mut reader = zstd::Decoder::with_buffer(file)?.single_frame();
+    fill(&mut reader, out, limit)?;
+    Ok(reader.finish())
+}
+
+fn bzip2<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    let mut reader = bzip2::bufread::BzDecoder::new(file);
+    fill(&mut reader, out, limit)?;
+    Ok(reader.into_inner())
+}
+
+fn lz4<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    // The decoder takes an input that ends between two blocks for a whole one: these bytes are a block's size that it
+    // refuses, and it only comes to them where the end mark is missing.
+    const NO_END_MARK: &[u8] = &[0xff; 4];
+    let mut reader = lz4_flex::frame::FrameDecoder::new(file.chain(NO_END_MARK));
+    fill(&mut reader, out, limit)?;
+    Ok(reader.into_inner().into_inner().0)
 }
 
 /// The frame of `lz4 -l` (`lib/decompress_unlz4.c`): blocks of up to 8 MiB, each behind its packed size. It has no end
 /// mark; a size no block has (zero, or the sum the kernel's build appends) ends it.
-fn lz4_legacy(file: &[u8], limit: usize) -> Result<Vec<u8>> {
+fn lz4_legacy<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
     const BLOCK: usize = 8 << 20;
-    let mut out = Vec::new();
     let mut block = vec![0; BLOCK];
     let mut rest = file.get(LZ4_LEGACY.len()..).unwrap_or_default();
     while let Some((size, tail)) = rest.split_first_chunk() {
+        if size == LZ4_LEGACY {
+            return Ok(rest);
+        }
         let size = usize::try_from(u32::from_le_bytes(*size)).unwrap_or(usize::MAX);
         let last = tail.is_empty() && !out.is_empty();
         if last || size == 0 {
-            return Ok(out);
+            return Ok(tail);
         }
-        let packed = tail.get(..size).ok_or_else(|| broken("lz4", "a block ends early"))?;
-        let len = lz4_flex::block::decompress_into(packed, &mut block).map_err(|e| broken("lz4", &e.to_string()))?;
+        let packed = tail.get(..size).ok_or(Fault::Broken("a block ends early"))?;
+        let len = lz4_flex::block::decompress_into(packed, &mut block).map_err(|e| Fault::Decoder(e.to_string()))?;
         out.extend_from_slice(block.get(..len).unwrap_or_default());
         if out.len() > limit {
-            return Err(too_big("lz4", limit));
+            return Err(Fault::TooBig);
         }
         rest = tail.get(size..).unwrap_or_default();
     }
-    if out.is_empty() || !rest.is_empty() { Err(broken("lz4", "it ends early")) } else { Ok(out) }
+    if out.is_empty() || !rest.is_empty() { Err(Fault::Broken("it ends early")) } else { Ok(rest) }
 }
 
-/// All members of a gzip file, joined.
-fn gunzip(file: &[u8], limit: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut rest = file;
-    while rest.starts_with(GZIP) {
-        let body = gzip_body(rest).ok_or_else(|| broken("gzip", "its header ends early"))?;
-        let used = inflate(body, &mut out, limit)?;
-        // Behind the data: CRC32 and length modulo 2^32 of the member.
-        rest = body.get(used..).and_then(|t| t.get(8..)).ok_or_else(|| broken("gzip", "its trailer is missing"))?;
+/// One member of a gzip file.
+fn gzip<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    let body = gzip_body(file).ok_or(Fault::Broken("its header ends early"))?;
+    let start = out.len();
+    let used = inflate(body, out, limit)?;
+    let trailer = body.get(used..).unwrap_or_default();
+    let (crc, len) = le::u32(trailer, 0).zip(le::size(trailer, 4)).ok_or(Fault::Broken("its trailer is missing"))?;
+    let data = out.get(start..).unwrap_or_default();
+    // The length is kept modulo 2^32; a kernel of that size is refused anyway.
+    if crc != libdeflater::crc32(data) || len != data.len() {
+        return Err(Fault::Broken("its checksum is wrong"));
     }
-    Ok(out)
+    Ok(trailer.get(8..).unwrap_or_default())
 }
 
 /// What follows the header of RFC 1952, section 2.3.
@@ -114,7 +201,7 @@ fn gzip_body(file: &[u8]) -> Option<&[u8]> {
 }
 
 /// Inflates one raw deflate stream behind `out`; returns the bytes of input it took.
-fn inflate(body: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<usize> {
+fn inflate(body: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<usize, Fault> {
     use miniz_oxide::inflate::stream::{InflateState, inflate};
     use miniz_oxide::{DataFormat, MZFlush, MZStatus};
     let mut state = InflateState::new_boxed(DataFormat::Raw);
@@ -126,13 +213,13 @@ fn inflate(body: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<usize> {
         used = used.saturating_add(result.bytes_consumed);
         out.extend_from_slice(buffer.get(..result.bytes_written).unwrap_or_default());
         if out.len() > limit {
-            return Err(too_big("gzip", limit));
+            return Err(Fault::TooBig);
         }
         match result.status {
             Ok(MZStatus::StreamEnd) => return Ok(used),
             Ok(_) if result.bytes_consumed > 0 || result.bytes_written > 0 => {}
-            Ok(_) => return Err(broken("gzip", "it ends early")),
-            Err(e) => return Err(broken("gzip", &format!("{e:?}"))),
+            Ok(_) => return Err(Fault::Broken("it ends early")),
+            Err(e) => return Err(Fault::Decoder(format!("{e:?}"))),
         }
     }
 }
@@ -146,7 +233,8 @@ mod tests {
         let mut file = vec![0x1f, 0x8b, 8, flags, 0, 0, 0, 0, 0, 255];
         file.extend(extra);
         file.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
-        file.extend([0; 8]);
+        file.extend(libdeflater::crc32(data).to_le_bytes());
+        file.extend(u32::try_from(data.len()).expect("short").to_le_bytes());
         file
     }
 

@@ -113,8 +113,8 @@ impl Case {
 
     /// Our plan for the same request, to look into its segments.
     fn plan(&self, crash: bool) -> Plan {
-        let image = image::sniff(fs::read(&self.kernel).expect("a kernel")).expect("a bzImage");
-        let Sniffed::BzImage(kernel) = image.kernel;
+        let image = image::sniff(fs::read(&self.kernel).expect("a kernel"), None).expect("a bzImage");
+        let Sniffed::BzImage(kernel) = image.kernel else { panic!("not a bzImage: {}", image.kernel.describe()) };
         let request = Request {
             kernel: &kernel,
             initrd: Some(Bytes::from(fs::read(&self.initrd).expect("an initrd"))),

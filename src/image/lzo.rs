@@ -1,0 +1,225 @@
+//! LZO: the container of lzop as `lib/decompress_unlzo.c` reads it, and LZO1X (`Documentation/staging/lzo.rst`; the
+//! format of bitstream version 0, which is what lzop writes).
+//!
+//! Output grows as it is decoded: no announced size is believed before its bytes are there.
+
+use super::decompress::Fault;
+
+/// lzop's first bytes.
+pub(super) const MAGIC: &[u8] = &[0x89, b'L', b'Z', b'O', 0, 0x0d, 0x0a, 0x1a, 0x0a];
+/// Largest block of lzop (`MAX_BLOCK_SIZE`).
+const MAX_BLOCK: usize = 64 << 20;
+
+/// Adler-32 and CRC-32 of the unpacked, Adler-32 and CRC-32 of the packed bytes of a block (`F_*_D`, `F_*_C`).
+const ADLER_UNPACKED: u32 = 0x1;
+const ADLER_PACKED: u32 = 0x2;
+const CRC_UNPACKED: u32 = 0x100;
+const CRC_PACKED: u32 = 0x200;
+/// An extra field follows the header (`F_H_EXTRA_FIELD`).
+const EXTRA_FIELD: u32 = 0x40;
+/// A filter's number is in the header (`F_H_FILTER`).
+const FILTER: u32 = 0x800;
+
+const SHORT: Fault = Fault::Broken("it ends early");
+
+/// What is left of the input.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(SHORT)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        self.take(N)?.first_chunk().copied().ok_or(SHORT)
+    }
+
+    fn byte(&mut self) -> Result<usize, Fault> {
+        self.array::<1>().map(|[byte]| usize::from(byte))
+    }
+
+    fn be16(&mut self) -> Result<u16, Fault> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn be32(&mut self) -> Result<u32, Fault> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn size(&mut self) -> Result<usize, Fault> {
+        self.be32().map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+    }
+
+    /// A number that may not fit its instruction: 0 there says `base` plus what follows, 255 for each zero byte.
+    fn length(&mut self, bits: usize, base: usize) -> Result<usize, Fault> {
+        if bits != 0 {
+            return Ok(bits);
+        }
+        let mut length = base;
+        loop {
+            match self.byte()? {
+                0 => length = length.saturating_add(255),
+                last => return Ok(length.saturating_add(last)),
+            }
+        }
+    }
+
+    /// Distance (less one, or its low part) and literals behind the match: 14 and 2 bits.
+    fn distance(&mut self) -> Result<(usize, usize), Fault> {
+        let word = usize::from(u16::from_le_bytes(self.array()?));
+        Ok((word >> 2, word & 3))
+    }
+}
+
+/// Unpacks one lzop file, which `file` begins with, behind `out`; returns what follows it.
+pub(super) fn unpack<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
+    let mut input = Input(file);
+    input.take(MAGIC.len())?;
+    let flags = header(&mut input)?;
+    loop {
+        let unpacked = input.size()?;
+        if unpacked == 0 {
+            return Ok(input.0);
+        }
+        let packed = input.size()?;
+        if unpacked > MAX_BLOCK || packed > unpacked {
+            return Err(Fault::Broken("a block's size is impossible"));
+        }
+        let mut sum = |flag: u32| if flags & flag != 0 { input.be32().map(Some) } else { Ok(None) };
+        let (adler, crc) = (sum(ADLER_UNPACKED)?, sum(CRC_UNPACKED)?);
+        if packed < unpacked {
+            // The sums over the unpacked bytes find whatever these would.
+            sum(ADLER_PACKED)?;
+            sum(CRC_PACKED)?;
+        }
+        let bytes = input.take(packed)?;
+        let start = out.len();
+        let end = start.checked_add(unpacked).filter(|end| *end <= limit).ok_or(Fault::TooBig)?;
+        if packed == unpacked {
+            out.extend_from_slice(bytes);
+        } else {
+            block(bytes, out, end)?;
+        }
+        let block = out.get(start..).unwrap_or_default();
+        if adler.is_some_and(|sum| sum != libdeflater::adler32(block))
+            || crc.is_some_and(|sum| sum != libdeflater::crc32(block))
+        {
+            return Err(Fault::Broken("a block's checksum is wrong"));
+        }
+    }
+}
+
+/// Reads lzop's header; returns its flags.
+fn header(input: &mut Input) -> Result<u32, Fault> {
+    let version = input.be16()?;
+    input.take(2)?; // the library's version
+    if version >= 0x940 {
+        input.take(2)?; // the version needed to extract
+    }
+    let method = input.byte()?;
+    if !(1..=3).contains(&method) {
+        return Err(Fault::Broken("its method is not LZO1X"));
+    }
+    if version >= 0x940 {
+        input.take(1)?; // the level
+    }
+    let flags = input.be32()?;
+    if flags & FILTER != 0 {
+        return Err(Fault::Broken("it was packed through a filter"));
+    }
+    // Mode, time, and from this version on the time's upper half.
+    input.take(if version >= 0x940 { 12 } else { 8 })?;
+    let name = input.byte()?;
+    input.take(name)?;
+    input.take(4)?; // the header's checksum
+    if flags & EXTRA_FIELD != 0 {
+        let len = input.size()?;
+        input.take(len)?;
+        input.take(4)?;
+    }
+    Ok(flags)
+}
+
+/// Decodes LZO1X behind `out`, which must then be `end` bytes long.
+fn block(packed: &[u8], out: &mut Vec<u8>, end: usize) -> Result<(), Fault> {
+    let start = out.len();
+    let mut input = Input(packed);
+    // Literals copied by the last instruction: 0 to 3 with a match, 4 for a run of its own.
+    let mut state = 0;
+    if let Some(first) = packed.first().copied().map(usize::from).filter(|first| *first > 17) {
+        input.byte()?;
+        let count = first.saturating_sub(17);
+        literals(&mut input, count, out, end)?;
+        state = count.min(4);
+    }
+    loop {
+        let op = input.byte()?;
+        // Low bits of the distance in an instruction of two bytes.
+        let low = op >> 2;
+        let (len, distance, after) = match op {
+            0..=15 if state == 0 => {
+                let count = input.length(op, 15)?.saturating_add(3);
+                literals(&mut input, count, out, end)?;
+                state = 4;
+                continue;
+            }
+            0..=15 => {
+                let distance = (input.byte()? << 2).saturating_add(low);
+                if state == 4 {
+                    (3, distance.saturating_add(2049), op & 3)
+                } else {
+                    (2, distance.saturating_add(1), op & 3)
+                }
+            }
+            16..=31 => {
+                let len = input.length(op & 7, 7)?;
+                let (distance, after) = input.distance()?;
+                let distance = distance.saturating_add((op & 8) << 11);
+                if distance == 0 {
+                    let whole = input.0.is_empty() && out.len() == end;
+                    return if whole { Ok(()) } else { Err(Fault::Broken("a block ends at the wrong place")) };
+                }
+                (len.saturating_add(2), distance.saturating_add(0x4000), after)
+            }
+            32..=63 => {
+                let len = input.length(op & 31, 31)?;
+                let (distance, after) = input.distance()?;
+                (len.saturating_add(2), distance.saturating_add(1), after)
+            }
+            _ => {
+                let distance = (input.byte()? << 3).saturating_add(low & 7);
+                ((op >> 5).saturating_add(1), distance.saturating_add(1), op & 3)
+            }
+        };
+        copy(len, distance, start, out, end)?;
+        literals(&mut input, after, out, end)?;
+        state = after;
+    }
+}
+
+fn literals(input: &mut Input, count: usize, out: &mut Vec<u8>, end: usize) -> Result<(), Fault> {
+    let bytes = input.take(count)?;
+    if end.saturating_sub(out.len()) < count {
+        return Err(Fault::Broken("a block unpacks to more than it announces"));
+    }
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Repeats `len` bytes from `distance` back; they may overlap what they make.
+fn copy(len: usize, distance: usize, start: usize, out: &mut Vec<u8>, end: usize) -> Result<(), Fault> {
+    let from = out.len().checked_sub(distance).filter(|from| *from >= start);
+    let from = from.ok_or(Fault::Broken("a match begins before its block"))?;
+    if end.saturating_sub(out.len()) < len {
+        return Err(Fault::Broken("a block unpacks to more than it announces"));
+    }
+    let mut left = len;
+    while left > 0 {
+        let now = left.min(out.len().saturating_sub(from));
+        out.extend_from_within(from..from.saturating_add(now));
+        left = left.saturating_sub(now);
+    }
+    Ok(())
+}
