@@ -26,6 +26,8 @@ use multiboot::Version;
 pub const MAX_UNPACKED: usize = 1 << 30;
 /// Wrappings around a kernel that are taken off: compression, and a unified kernel image.
 const MAX_LAYERS: usize = 4;
+/// An EFI program's first bytes.
+const EFI: &[u8] = b"MZ";
 /// What can be loaded, for messages.
 const NEEDED: &str =
     "a bzImage (vmlinuz), a vmlinux, another ELF executable, a multiboot kernel (Xen) or a UKI is needed";
@@ -178,6 +180,8 @@ impl Found {
                 }
                 match uki::parse(file)? {
                     Some(uki) => Ok(Some(Found::Uki(uki))),
+                    // Xen's EFI program has the multiboot2 header of its ELF file, and no use for it.
+                    None if file.starts_with(EFI) => Ok(None),
                     // A header that cannot be used is worth a word only if the file is nothing else.
                     None => multiboot.map(|_| None),
                 }
@@ -229,10 +233,7 @@ pub fn sniff(file: Vec<u8>, wanted: Option<Type>) -> Result<Sniffed> {
             }
             None => {
                 let what = unknown(&bytes);
-                return Err(Error::new(
-                    Kind::Invalid,
-                    format!("cannot determine the file type: the file is {what}; {NEEDED}"),
-                ));
+                return Err(Error::new(Kind::Invalid, format!("the file is {what}; {NEEDED}")));
             }
         }
     }
@@ -252,12 +253,13 @@ fn wrong_type(wanted: Type, file: &Bytes) -> Error {
 
 /// What a file is that is no kernel, as far as its first bytes tell.
 fn unknown(file: &[u8]) -> String {
-    let known: [(&[u8], &str); 3] = [
-        (b"MZ", "an EFI program without a Linux boot header or a .linux section"),
-        (b"07070", "a cpio archive"),
-        (b"\0\0\0\0\0\0\0\0", "full of zeros"),
-    ];
+    let known: [(&[u8], &str); 3] =
+        [(EFI, "an EFI program without a Linux in it"), (b"07070", "a cpio archive"), (&[0; 8], "full of zeros")];
     let what = known.iter().find(|(magic, _)| file.starts_with(magic)).map_or("of an unknown type", |(_, name)| name);
+    if file.starts_with(EFI) && Version::Two.locate(file).is_some() {
+        return "an EFI program with a multiboot2 header, Xen's perhaps; of Xen its other file (xen.gz) is loaded"
+            .to_owned();
+    }
     let head: Vec<String> = file.iter().take(8).map(|b| format!("{b:02x}")).collect();
     format!("{what} (it begins with {})", head.join(" "))
 }

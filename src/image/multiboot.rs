@@ -94,7 +94,7 @@ impl Version {
     }
 
     /// The offset of the header, if there is one: magic number and checksum agree.
-    fn locate(self, file: &[u8]) -> Option<usize> {
+    pub(super) fn locate(self, file: &[u8]) -> Option<usize> {
         // Where to search, in which steps, and how many words sum up to zero.
         let (magic, search, step, words) = match self {
             Version::One => (MAGIC_1, 8192usize, 4, 3usize),
