@@ -2,6 +2,8 @@
 
 #[path = "oracle/dump.rs"]
 mod dump;
+#[path = "oracle/images.rs"]
+mod images;
 #[path = "oracle/kexec.rs"]
 mod kexec;
 #[allow(dead_code, unused_imports, reason = "each test target takes what it needs of the laboratory")]

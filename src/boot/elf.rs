@@ -104,7 +104,9 @@ fn notes(text: &str) -> Result<Vec<u8>> {
 
 /// The ones' complement of the ones' complement sum of all 16-bit words (RFC 1071).
 fn internet_checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|c| u64::from(c.first().copied().unwrap_or(0)) | u64::from(c.get(1).copied().unwrap_or(0)) << 8);
+    let words = bytes
+        .chunks(2)
+        .map(|c| u64::from(c.first().copied().unwrap_or(0)) | u64::from(c.get(1).copied().unwrap_or(0)) << 8);
     let mut sum: u64 = words.fold(0, u64::wrapping_add);
     while sum > 0xffff {
         sum = (sum & 0xffff).wrapping_add(sum >> 16);

@@ -166,9 +166,9 @@ fn check_entry(request: &Request<'_>) -> Result<()> {
         _ if request.kernel.mode == EntryMode::Real => {
             invalid("a crash kernel can't be entered in real mode: the BIOS's memory belongs to the old kernel")
         }
-        Purpose::Crash if request.kernel.align.is_none() => {
-            invalid("this kernel is not relocatable and can't run in the reserved memory; use one built with RELOCATABLE")
-        }
+        Purpose::Crash if request.kernel.align.is_none() => invalid(
+            "this kernel is not relocatable and can't run in the reserved memory; use one built with RELOCATABLE",
+        ),
         _ => Ok(()),
     }
 }
@@ -202,7 +202,8 @@ fn confine(machine: &Machine, window: Range) -> Result<Machine> {
     let low = Range::new(MIB, window.end()).filter(|r| window.end() != u64::MAX && !r.is_empty());
     let own = low.and_then(|w| machine.system_ram.within(w).iter().next());
     let own = own.ok_or_else(|| {
-        let text = "--load-preserve-context needs --mem-max=ADDR above 1 MiB: the end of the memory the next kernel gets";
+        let text =
+            "--load-preserve-context needs --mem-max=ADDR above 1 MiB: the end of the memory the next kernel gets";
         Error::new(Kind::Usage, text)
     })?;
     Ok(Machine { crash: [own].into_iter().collect(), elfcorehdr_size: None, ..machine.clone() })

@@ -25,12 +25,7 @@ use crate::mem::{Image, Limits, MIB, Range, Ranges, Segment};
 const ELFCOREHDR: &str = "elfcorehdr";
 
 /// Adds the purgatory, which verifies every other segment and leaves by `settings`, and checks the whole.
-fn finish(
-    image: &mut Image,
-    settings: &purgatory::Settings,
-    purgatory_at: Range,
-    limits: &Limits,
-) -> Result<()> {
+fn finish(image: &mut Image, settings: &purgatory::Settings, purgatory_at: Range, limits: &Limits) -> Result<()> {
     // The backup area is filled by the purgatory itself: no bytes, no digest.
     let mut digest = purgatory::Digest::default();
     for s in image.segments.iter().filter(|s| !(image.updates_elfcorehdr && s.name == ELFCOREHDR)) {

@@ -58,8 +58,7 @@ impl Screen {
         let (red_position, red_size) = colour(0x26);
         let (green_position, green_size) = colour(0x28);
         let (blue_position, blue_size) = colour(0x2a);
-        let colours =
-            framebuffer_rgb { red_position, red_size, green_position, green_size, blue_position, blue_size };
+        let colours = framebuffer_rgb { red_position, red_size, green_position, green_size, blue_position, blue_size };
         let usable = matches!(kind, VLFB | EFI) && addr != 0 && common.bpp >= 15 && common.pitch.get() != 0;
         usable.then_some(Self { common, colours })
     }

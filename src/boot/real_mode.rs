@@ -68,7 +68,8 @@ pub fn plan(request: &Request<'_>, mut space: Space, limits: &Limits) -> Result<
 fn segment(setup: &[u8], header: &setup_header, text: &str) -> Result<Vec<u8>> {
     let heap = usize::from(HEAP_END.saturating_sub(STACK));
     if setup.len() >= heap {
-        let text = format!("the setup code has {:#x} bytes, more than the {heap:#x} that real mode has for it", setup.len());
+        let text =
+            format!("the setup code has {:#x} bytes, more than the {heap:#x} that real mode has for it", setup.len());
         return Err(Error::new(Kind::Invalid, text));
     }
     let mut bytes = setup.to_vec();

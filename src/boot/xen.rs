@@ -225,7 +225,10 @@ mod tests {
 
     #[test]
     fn what_xen_will_miss_is_said() {
-        for (machine, text) in [(machine(0x3f77_e014, None), "no ACPI"), (Machine { boot_params: None, ..machine(0, None) }, "may find no ACPI")] {
+        for (machine, text) in [
+            (machine(0x3f77_e014, None), "no ACPI"),
+            (Machine { boot_params: None, ..machine(0, None) }, "may find no ACPI"),
+        ] {
             let mut notices = Vec::new();
             low_memory(&machine, &mut notices).expect("decided");
             assert!(notices[0].contains(text), "{notices:?}");

@@ -86,7 +86,7 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
         return Err(Error::new(Kind::Invalid, "no kernel specified; name the kernel to load (kexec --help)"));
     };
     let path = options.vmm.as_ref().unwrap_or(operand);
-    let wanted = options.r#type.as_deref().map(str::parse).transpose()?;
+    let wanted = options.r#type.as_deref().map(image::Type::from_name).transpose()?;
     let sniffed = image::sniff(slurp(path)?, wanted).context(|| path.clone())?;
     let Sniffed { kernel, bytes, was_packed, embedded } = sniffed;
     let embedded = embedded.unwrap_or_default();
@@ -98,7 +98,7 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
     let crash = mode.slot == Slot::Crash;
     let mut text = asked_command_line(options, &embedded, &running, crash);
     let kernel = match kernel {
-        image::Kernel::BzImage(image) => bzimage(options, path, &image)?,
+        image::Kernel::BzImage(image) => bzimage(options, mode.syscall, path, &image)?,
         image::Kernel::Elf(elf) => program(options, *elf)?,
         image::Kernel::Multiboot(kernel) => {
             let xen = options.vmm.is_some() || xen::is_xen(&kernel);
@@ -153,14 +153,16 @@ fn asked_command_line(options: &Options, embedded: &Embedded, running: &str, cra
     command_line::reuse(options.reuse_cmdline.then_some(running), asked.unwrap_or_default(), crash)
 }
 
-fn bzimage(options: &Options, path: &str, image: &BzImage) -> Result<Loadable> {
+fn bzimage(options: &Options, asked: Syscall, path: &str, image: &BzImage) -> Result<Loadable> {
     if !options.no_checks {
         image.check_sum().context(|| path.to_owned())?;
     }
+    // kexec-tools' loader of that name enters at the 32-bit entry point; with kexec_file_load it ignores the name.
+    let named = options.r#type.as_deref() == Some(image::Type::BzImage.name()) && asked != Syscall::File;
     let entry = match options {
         Options { real_mode: true, .. } => EntryMode::Real,
         Options { entry_32bit: true, .. } => EntryMode::Protected,
-        _ if options.r#type.as_deref() == Some("bzImage") || !image.has_entry_64() => EntryMode::Protected,
+        _ if named || !image.has_entry_64() => EntryMode::Protected,
         _ => EntryMode::Long,
     };
     Ok(Loadable::Linux { kernel: Kernel::from_bzimage(image, entry)?, file_call: entry == EntryMode::Long })
@@ -216,7 +218,11 @@ fn dom0(options: &Options, path: &str, text: &mut String, reused: Option<&str>, 
 fn module(text: &str, as_it_is: bool) -> Result<Module> {
     let path = text.split(' ').next().unwrap_or_default();
     let bytes = slurp(path)?;
-    let unpacked = if as_it_is { None } else { image::decompress::unwrap(&bytes, image::MAX_UNPACKED) .context(|| path.to_owned())? };
+    let unpacked = if as_it_is {
+        None
+    } else {
+        image::decompress::unwrap(&bytes, image::MAX_UNPACKED).context(|| path.to_owned())?
+    };
     Ok(Module { data: unpacked.unwrap_or(bytes).into(), text: text.to_owned() })
 }
 
@@ -231,7 +237,9 @@ fn syscall(options: &Options, asked: Syscall, kernel: &Loadable) -> Result<Sysca
     let reason = only_segments.iter().find(|(given, _)| *given).map(|(_, name)| *name);
     match (asked, reason) {
         (Syscall::File, Some(what)) => {
-            let text = format!("{what} can't be loaded by kexec_file_load: it takes bzImages in 64-bit mode only; leave -s out");
+            let text = format!(
+                "{what} can't be loaded by kexec_file_load: it takes bzImages in 64-bit mode only; leave -s out"
+            );
             Err(Error::new(Kind::Invalid, text))
         }
         (Syscall::Auto, None) if options.mem_min.is_none() && options.mem_max.is_none() => Ok(Syscall::Auto),
@@ -372,8 +380,7 @@ fn slurp(path: &str) -> Result<Vec<u8>> {
     let mut file = open(path)?;
     let len = file.metadata().map_or(0, |m| m.len());
     let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0).saturating_add(1));
-    file.read_to_end(&mut bytes)
-        .map_err(|e| Error::io(&e, format!("cannot read {path}")).with_kind(Kind::Open))?;
+    file.read_to_end(&mut bytes).map_err(|e| Error::io(&e, format!("cannot read {path}")).with_kind(Kind::Open))?;
     Ok(bytes)
 }
 

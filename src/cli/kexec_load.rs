@@ -30,7 +30,8 @@ pub(super) fn load(backend: &mut Linux, host: &Host, options: &Options, mode: Mo
         return Err(linux::no_reservation());
     }
     if dry_run {
-        let plan = if input.syscall == Syscall::File { None } else { Some(plan(backend, host, options, mode, &input)?) };
+        let plan =
+            if input.syscall == Syscall::File { None } else { Some(plan(backend, host, options, mode, &input)?) };
         let shown = kexec_plan::Shown {
             kernel: &input.path,
             initrds: &input.initrd.names(),

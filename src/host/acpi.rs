@@ -21,7 +21,8 @@ pub fn rsdp(host: &Host, address: u64) -> Result<Vec<u8>> {
     let page = address & !PAGE_SIZE.saturating_sub(1);
     let offset = usize::try_from(address.saturating_sub(page)).unwrap_or(0);
     let pages = offset.saturating_add(LEN_2).next_multiple_of(4096);
-    let mapping = Mapping::new(file.as_fd(), page, pages).context(|| format!("map {address:#x} of {}", path.display()))?;
+    let mapping =
+        Mapping::new(file.as_fd(), page, pages).context(|| format!("map {address:#x} of {}", path.display()))?;
     let mut bytes = vec![0; LEN_2];
     mapping.copy_to(offset, &mut bytes);
     let revision = bytes.get(15).copied().unwrap_or(0);

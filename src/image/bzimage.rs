@@ -98,6 +98,14 @@ impl BzImage {
         super::checksum::check(&self.whole)
     }
 
+    /// What it unpacks when it starts: an ELF file ([`super::Elf`]), compressed, as
+    /// [`decompress::unwrap`](super::decompress::unwrap) takes it.
+    pub fn payload(&self) -> Bytes {
+        let place = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let start = place(self.header.payload_offset.get());
+        self.code.slice(start, start.saturating_add(place(self.header.payload_length.get())))
+    }
+
     /// Bytes of protected-mode code.
     pub fn code_len(&self) -> u64 {
         u64::try_from(self.code.len()).unwrap_or(u64::MAX)
@@ -196,6 +204,7 @@ mod tests {
         assert!(image.has_entry_64() && image.above_4g() && image.takes_efi());
         assert_eq!(image.header.kernel_info_offset.get(), 0x9090_9090);
         assert_eq!(BzImage::entry_64(0x100_0000), 0x100_0200);
+        assert_eq!(image.payload().len(), 0x100);
     }
 
     #[test]

@@ -91,7 +91,8 @@ pub(super) fn unpack<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Res
         let (adler, crc) = (sum(ADLER_UNPACKED)?, sum(CRC_UNPACKED)?);
         if packed < unpacked {
             // The sums over the unpacked bytes find whatever these would.
-            (sum(ADLER_PACKED)?, sum(CRC_PACKED)?);
+            sum(ADLER_PACKED)?;
+            sum(CRC_PACKED)?;
         }
         let bytes = input.take(packed)?;
         let start = out.len();

@@ -94,7 +94,7 @@ impl Version {
     }
 
     /// The offset of the header, if there is one: magic number and checksum agree.
-    fn locate(self, file: &[u8]) -> Option<usize> {
+    pub(super) fn locate(self, file: &[u8]) -> Option<usize> {
         // Where to search, in which steps, and how many words sum up to zero.
         let (magic, search, step, words) = match self {
             Version::One => (MAGIC_1, 8192usize, 4, 3usize),
@@ -196,9 +196,8 @@ impl Header {
         match kind {
             // Information request.
             1 => {
-                let asked = tag.chunks_exact(4).skip(2).filter_map(|t| le::u32(t, 0));
-                if let Some(unknown) = asked.filter(|t| *t > LAST_INFORMATION).next().filter(|_| flags & OPTIONAL == 0)
-                {
+                let mut asked = tag.chunks_exact(4).skip(2).filter_map(|t| le::u32(t, 0));
+                if let Some(unknown) = asked.find(|t| *t > LAST_INFORMATION).filter(|_| flags & OPTIONAL == 0) {
                     return Err(format!(
                         "it requires information tag {unknown}, of which {LAST_INFORMATION} is the last known"
                     ));

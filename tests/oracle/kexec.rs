@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kdumpbox::boot::linux::{self, Plan, Request};
+use kdumpbox::boot::kernel::{self, EntryMode};
+use kdumpbox::boot::linux::{self, Plan, Purpose, Request};
 use kdumpbox::boot::purgatory::Settings;
 use kdumpbox::host::{Host, Machine};
 use kdumpbox::image::{self, Kernel as Sniffed};
@@ -113,14 +114,15 @@ impl Case {
 
     /// Our plan for the same request, to look into its segments.
     fn plan(&self, crash: bool) -> Plan {
-        let image = image::sniff(fs::read(&self.kernel).expect("a kernel")).expect("a bzImage");
-        let Sniffed::BzImage(kernel) = image.kernel;
+        let image = image::sniff(fs::read(&self.kernel).expect("a kernel"), None).expect("understood");
+        let Sniffed::BzImage(bzimage) = image.kernel else { panic!("{:?} is no bzImage", self.kernel) };
         let request = Request {
-            kernel: &kernel,
+            kernel: &kernel::Kernel::from_bzimage(&bzimage, EntryMode::Long).expect("a 64-bit entry point"),
             initrd: Some(Bytes::from(fs::read(&self.initrd).expect("an initrd"))),
+            dtb: None,
             command_line: "a=1",
             machine: &Machine::read(&Host::new(&self.root), crash).expect("a machine"),
-            crash,
+            purpose: if crash { Purpose::Crash } else { Purpose::Next },
             window: Range::new(0, u64::MAX).expect("everything"),
             purgatory: Settings::default(),
             seed: Some([1; 32]),
