@@ -218,8 +218,9 @@ kdumpbox_purgatory_entry:
     mov     edx, ebp
     shr     edx, 4
     lidt    [ebp + .Obios_idt]
+    mov     eax, offset .Oprotected_16
     push    0x20
-    push    offset .Oprotected_16
+    push    eax
     retf
 .code16
 .Lprotected_16:
@@ -233,9 +234,10 @@ kdumpbox_purgatory_entry:
     mov     eax, cr0
     and     al, 0xfe
     mov     cr0, eax
+    mov     eax, offset .Oreal
     push    dx
-    push    offset .Oreal
-    retf
+    push    ax
+    .byte   0xcb                    // retf of 16 bits: the mnemonic gives one of 32
 .Lreal:
     mov     ss, bx
     mov     esp, 0xe000             // HEAP_END of the boot protocol's sample
@@ -246,7 +248,7 @@ kdumpbox_purgatory_entry:
     add     bx, 0x20
     push    bx
     push    0
-    retf
+    .byte   0xcb
 .code64
 
 .Lmismatch:
