@@ -65,6 +65,7 @@ pub fn plan(request: Request<'_>) -> Result<Plan> {
     let mut notices = Vec::new();
     let mut command_line = request.command_line.to_owned();
     let mut segments = Vec::new();
+    let mut rsdp = None;
     let mut lower_kib = lower_kib(&map);
     if request.xen {
         let arguments = xen::arguments(&command_line, &mut notices);
@@ -79,6 +80,7 @@ pub fn plan(request: Request<'_>) -> Result<Plan> {
             dom0.text.push_str(&words);
         }
         (map, lower_kib) = (low.map, low.lower_kib);
+        rsdp = low.rsdp;
         low.segments.iter().for_each(|s| limits.memory.insert(s.range));
         segments = low.segments;
     }
@@ -112,6 +114,7 @@ pub fn plan(request: Request<'_>) -> Result<Plan> {
     segments.push(Segment { name: "info", data, range: info_at });
     let purgatory_at = space.take("the purgatory", Wish::pages(len_of(purgatory::len()), above))?;
     let mut settings = request.purgatory;
+    settings.copy = rsdp;
     settings.start = start(kernel.version, entry, info_at.start())?;
     let mut image = Image { segments, ..Image::default() };
     finish(&mut image, &settings, purgatory_at, &limits)?;

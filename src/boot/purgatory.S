@@ -18,6 +18,9 @@ kdumpbox_purgatory_start:
 .Lbackup_to:      .quad 0
 .Lbackup_len:     .quad 0
 .Ljump_back:      .quad 0                 // where the text ' kexec_jump_back_entry=' is to be completed, or 0
+.Lcopy_from:      .long 0                 // 32-bit only: bytes that can be reached once paging is off
+.Lcopy_to:        .long 0
+.Lcopy_len:       .quad 0
 .Lserial_port:    .long 0                 // 0: silent
 .Lserial_divisor: .long 0                 // 0: leave the UART as it is
 .Lflags:          .quad 0                 // 1: do not verify; 2: say that we are here; 4: reset VGA; 8: VGA console
@@ -43,6 +46,9 @@ kdumpbox_purgatory_start:
                 .long 0
 
 // Distances from the start, for code that has no instruction-relative addresses.
+.set .Ocopy_from, .Lcopy_from - kdumpbox_purgatory_start
+.set .Ocopy_to, .Lcopy_to - kdumpbox_purgatory_start
+.set .Ocopy_len, .Lcopy_len - kdumpbox_purgatory_start
 .set .Omode, .Lmode - kdumpbox_purgatory_start
 .set .Otarget_eax, .Ltarget_eax - kdumpbox_purgatory_start
 .set .Otarget_ebx, .Ltarget_ebx - kdumpbox_purgatory_start
@@ -178,6 +184,10 @@ kdumpbox_purgatory_entry:
     mov     gs, eax
     cmp     dword ptr [ebp + .Omode], 16
     je      .Lto_16
+    mov     esi, [ebp + .Ocopy_from]
+    mov     edi, [ebp + .Ocopy_to]
+    mov     ecx, [ebp + .Ocopy_len]
+    rep     movsb
     mov     eax, [ebp + .Otarget_eax]
     mov     ebx, [ebp + .Otarget_ebx]
     mov     esi, [ebp + .Otarget_rsi]

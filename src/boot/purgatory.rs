@@ -54,6 +54,9 @@ struct Fields {
     backup_to: u64,
     backup_len: u64,
     jump_back: u64,
+    copy_from: u32,
+    copy_to: u32,
+    copy_len: u64,
     serial_port: u32,
     serial_divisor: u32,
     flags: u64,
@@ -64,7 +67,7 @@ struct Fields {
     state: [u32; 8],
 }
 
-const _: () = assert!(size_of::<Fields>() == 96 + 16 * MAX_REGIONS + 128);
+const _: () = assert!(size_of::<Fields>() == 112 + 16 * MAX_REGIONS + 128);
 
 /// How the next kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +141,9 @@ pub struct Settings {
     pub start: Start,
     /// Memory copied away before anything else, and where to (a crash kernel's first 640 KiB).
     pub backup: Option<(Range, u64)>,
+    /// Memory copied at the end, and where to, all below 4 GiB: with [`Start::Protected`] only, since paging is off then
+    /// and reaches what the way here did not map.
+    pub copy: Option<(Range, u64)>,
     /// I/O port of the UART for messages; 0 for none.
     pub serial_port: u16,
     /// Divisor of 115200 to program the UART with; 0 leaves it alone.
@@ -233,6 +239,10 @@ pub fn build(settings: &Settings, digest: &Digest) -> Result<Vec<u8>> {
     if let Some((from, to)) = settings.backup {
         (fields.backup_from, fields.backup_to, fields.backup_len) = (from.start(), to, from.len());
     }
+    if let Some((from, to)) = settings.copy {
+        let word = |address| u32::try_from(address).unwrap_or(0);
+        (fields.copy_from, fields.copy_to, fields.copy_len) = (word(from.start()), word(to), from.len());
+    }
     fields.serial_port = settings.serial_port.into();
     fields.serial_divisor = settings.serial_divisor.into();
     for (asked, flag) in [
@@ -325,8 +335,8 @@ mod tests {
         digest.add(0x5000, &[1; 100]);
         let built = build(&settings, &digest).expect("builds");
         let word = |at: usize| u64::from_le_bytes(built[at..at + 8].try_into().expect("eight bytes"));
-        assert_eq!([word(0), word(8), word(32), word(72)], [0x1122, 0x3344, 64, 0x3f8]);
-        assert_eq!([word(88), word(96), word(104)], [1, 0x5000, 128]);
+        assert_eq!([word(0), word(8), word(32), word(88)], [0x1122, 0x3344, 64, 0x3f8]);
+        assert_eq!([word(104), word(112), word(120)], [1, 0x5000, 128]);
         assert_eq!(built.len(), len());
         assert!(entry_offset() as usize > size_of::<Fields>() && (entry_offset() as usize) < built.len());
         assert!(built[size_of::<Fields>()..] == text()[size_of::<Fields>()..]);

@@ -6,9 +6,10 @@
 //! UEFI machine holds neither. So page 0 is written on purpose:
 //!
 //! ```text
-//! 0x40e  u16  segment of the EBDA      a page of ours with a copy of the RSDP, where Xen would not find it else
+//! 0x40e  u16  segment of the EBDA      a page of ours, where Xen would not find the RSDP else
 //! 0x413  u16  KiB of low memory        up to that page, or what the memory map has
 //! ```
+//! The RSDP itself is copied there by the purgatory: the running kernel lets nobody read it.
 
 use super::multiboot::lower_kib;
 use crate::error::{Error, Kind, Result};
@@ -23,6 +24,8 @@ const TRAMPOLINE: u64 = 0x1_0000;
 /// Xen believes in an EBDA from 256 KiB on.
 const LOWEST_EBDA: u64 = 0x4_0000;
 const LOW_END: u64 = 0xa_0000;
+/// Bytes of an RSDP of revision 2 (ACPI specification, section 5.2.5.3); one of revision 0 has fewer.
+const RSDP_LEN: u64 = 36;
 
 /// Whether a multiboot kernel is Xen, told by its banner.
 pub fn is_xen(kernel: &Multiboot) -> bool {
@@ -64,6 +67,8 @@ pub struct Low {
     pub lower_kib: u32,
     /// What dom0 must be told because it can't see what Xen sees.
     pub dom0_arguments: String,
+    /// The RSDP, and where the purgatory copies it to.
+    pub rsdp: Option<(Range, u64)>,
 }
 
 /// Decides how Xen finds low memory and ACPI.
@@ -76,6 +81,7 @@ pub fn low_memory(machine: &Machine, notices: &mut Vec<String>) -> Result<Low> {
         map: machine.map.clone(),
         lower_kib: lower_kib(&machine.map),
         dom0_arguments: String::new(),
+        rsdp: None,
     };
     let scanned = Range::new(0xe_0000, 0x10_0000).unwrap_or_default();
     let mut ebda = 0;
@@ -85,12 +91,9 @@ pub fn low_memory(machine: &Machine, notices: &mut Vec<String>) -> Result<Low> {
         Some(at) if (LOWEST_EBDA..LOW_END).contains(&at) => ebda = at >> 4,
         Some(at) => {
             low.dom0_arguments = format!("acpi_rsdp={at:#x}");
-            match &machine.rsdp_table {
+            match Range::with_len(at, RSDP_LEN).filter(|r| r.end() <= 1 << 32) {
                 Some(table) => ebda = shadow(machine, table, &mut low)? >> 4,
-                None => notices.push(format!(
-                    "Xen will find no ACPI and so one CPU only: the RSDP at {at:#x} can't be read from /dev/mem to be \
-                     put where Xen looks"
-                )),
+                None => notices.push(format!("Xen will find no ACPI and so one CPU only: the RSDP is at {at:#x}")),
             }
         }
         None => notices.push("Xen may find no ACPI: the running kernel does not say where the RSDP is".into()),
@@ -114,8 +117,8 @@ pub fn low_memory(machine: &Machine, notices: &mut Vec<String>) -> Result<Low> {
     Ok(low)
 }
 
-/// Puts a copy of the RSDP into a page of low memory that Xen takes for the EBDA; returns its address.
-fn shadow(machine: &Machine, table: &[u8], low: &mut Low) -> Result<u64> {
+/// Finds a page of low memory that Xen is to take for the EBDA, with the RSDP in it; returns its address.
+fn shadow(machine: &Machine, rsdp: Range, low: &mut Low) -> Result<u64> {
     let ram = machine.map.ram();
     let fits = |page: u64| {
         let needed = Range::new(page.saturating_sub(TRAMPOLINE), page.saturating_add(PAGE_SIZE));
@@ -132,7 +135,7 @@ fn shadow(machine: &Machine, table: &[u8], low: &mut Low) -> Result<u64> {
     if let Some(size) = bytes.first_mut() {
         *size = 4;
     }
-    bytes.extend_from_slice(table);
+    low.rsdp = Some((rsdp, page.saturating_add(16)));
     low.segments.push(Segment { name: "ebda", data: Bytes::from(bytes), range });
     low.map = reserve(&machine.map, range);
     low.lower_kib = u32::try_from(page / 1024).unwrap_or(0);
@@ -181,7 +184,7 @@ mod tests {
         Range::new(start, end).expect("ordered")
     }
 
-    fn machine(rsdp: u64, table: Option<&[u8]>) -> Machine {
+    fn machine(rsdp: u64) -> Machine {
         let mut params = boot_params::new_zeroed();
         params.acpi_rsdp_addr = rsdp.into();
         Machine {
@@ -189,7 +192,6 @@ mod tests {
                 .into_iter()
                 .collect(),
             boot_params: Some(Box::new(params)),
-            rsdp_table: table.map(<[u8]>::to_vec),
             ..Machine::default()
         }
     }
@@ -203,20 +205,20 @@ mod tests {
     #[test]
     fn a_bios_rsdp_is_found_by_xen_itself() {
         let mut notices = Vec::new();
-        let low = low_memory(&machine(0xf_59d0, None), &mut notices).expect("decided");
+        let low = low_memory(&machine(0xf_59d0), &mut notices).expect("decided");
         assert_eq!((words(&low), low.lower_kib, low.segments.len()), ([0, 0x260], 0x260, 1));
         assert_eq!((low.dom0_arguments.as_str(), notices.len()), ("", 0));
-        let low = low_memory(&machine(0x9_7c40, None), &mut notices).expect("decided");
+        let low = low_memory(&machine(0x9_7c40), &mut notices).expect("decided");
         assert_eq!(words(&low), [0x97c4, 0x260]);
     }
 
     #[test]
     fn an_efi_rsdp_is_copied_to_a_page_that_stands_for_the_ebda() {
         let mut notices = Vec::new();
-        let low = low_memory(&machine(0x3f77_e014, Some(b"RSD PTR table")), &mut notices).expect("decided");
+        let low = low_memory(&machine(0x3f77_e014), &mut notices).expect("decided");
         assert_eq!((words(&low), low.lower_kib), ([0x9700, 0x25c], 0x25c));
         assert_eq!(low.segments[1].range, range(0x9_7000, 0x9_8000));
-        assert_eq!(&low.segments[1].data[16..], b"RSD PTR table");
+        assert_eq!(low.rsdp, Some((range(0x3f77_e014, 0x3f77_e038), 0x9_7010)));
         assert_eq!(low.dom0_arguments, "acpi_rsdp=0x3f77e014");
         let map: Vec<String> = low.map.iter().map(|(r, t)| format!("{r} {t}")).collect();
         assert_eq!(map, ["0x0-0x97000 RAM", "0x97000-0x98000 reserved", "0x100000-0x40000000 RAM"]);
@@ -225,15 +227,14 @@ mod tests {
 
     #[test]
     fn what_xen_will_miss_is_said() {
-        for (machine, text) in [
-            (machine(0x3f77_e014, None), "no ACPI"),
-            (Machine { boot_params: None, ..machine(0, None) }, "may find no ACPI"),
-        ] {
+        for (machine, text) in
+            [(machine(0x1_3f77_e014), "no ACPI"), (Machine { boot_params: None, ..machine(0) }, "may find no ACPI")]
+        {
             let mut notices = Vec::new();
             low_memory(&machine, &mut notices).expect("decided");
             assert!(notices[0].contains(text), "{notices:?}");
         }
-        let mut small = machine(0xf_59d0, None);
+        let mut small = machine(0xf_59d0);
         small.map = [(range(0, 0x2_0000), MemoryType::Ram)].into_iter().collect();
         let e = low_memory(&small, &mut Vec::new()).expect_err("refused").to_string();
         assert!(e.contains("has 128 KiB of RAM"), "{e}");

@@ -12,7 +12,7 @@ use crate::boot::linux::{self, Plan, Purpose};
 use crate::boot::purgatory::Settings;
 use crate::boot::{elf, multiboot};
 use crate::error::{Error, Kind, Result};
-use crate::host::{Host, Machine, acpi, state};
+use crate::host::{Host, Machine, state};
 use crate::load::linux::{Files, Linux, Syscall, falls_back};
 use crate::load::{Backend, Slot};
 use crate::mem::Range;
@@ -117,19 +117,16 @@ fn plan(backend: &Linux, host: &Host, options: &Options, mode: Mode, input: &Inp
             window,
             purgatory,
         }),
-        Loadable::Multiboot { kernel, xen, modules } => {
-            let machine = if *xen { with_rsdp(machine, host) } else { machine };
-            multiboot::plan(multiboot::Request {
-                kernel,
-                name: &input.path,
-                command_line: &input.command_line,
-                modules: modules.clone(),
-                machine: &machine,
-                window,
-                purgatory,
-                xen: *xen,
-            })
-        }
+        Loadable::Multiboot { kernel, xen, modules } => multiboot::plan(multiboot::Request {
+            kernel,
+            name: &input.path,
+            command_line: &input.command_line,
+            modules: modules.clone(),
+            machine: &machine,
+            window,
+            purgatory,
+            xen: *xen,
+        }),
     }
 }
 
@@ -161,19 +158,6 @@ fn plan_linux(
         efi: !options.noefi,
         memmap_parameters: options.pass_memmap_cmdline,
     })
-}
-
-/// The machine with the RSDP's bytes, if they can be had: without them Xen finds no ACPI on a UEFI machine, which the
-/// plan says.
-fn with_rsdp(machine: Machine, host: &Host) -> Machine {
-    let table = machine.rsdp().and_then(|at| match acpi::rsdp(host, at) {
-        Ok(table) => Some(table),
-        Err(e) => {
-            log::debug!("{e}");
-            None
-        }
-    });
-    Machine { rsdp_table: table, ..machine }
 }
 
 /// Descriptors for `kexec_file_load`: the files themselves, or memory where they must be unpacked or joined first.

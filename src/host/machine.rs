@@ -28,8 +28,6 @@ pub struct Machine {
     pub efi: Option<Efi>,
     /// Buffers for the registers of every CPU.
     pub cpu_notes: Vec<CpuNotes>,
-    /// The RSDP's bytes, where the next kernel can't find them itself.
-    pub rsdp_table: Option<Vec<u8>>,
     /// The vmcoreinfo note.
     pub vmcoreinfo: Option<Range>,
     /// The running kernel's image.

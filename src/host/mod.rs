@@ -5,7 +5,6 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions))]
 
-pub mod acpi;
 pub mod efi;
 pub mod firmware;
 pub mod iomem;
