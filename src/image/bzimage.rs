@@ -146,6 +146,11 @@ impl BzImage {
         self.header.xloadflags.get() & XLF_EFI_KEXEC != 0
     }
 
+    /// The 16-bit setup code, header included: what precedes the protected-mode code.
+    pub fn setup(&self) -> Bytes {
+        self.whole.slice(0, self.whole.len().saturating_sub(self.code.len()))
+    }
+
     /// The 64-bit entry point if loaded at `base`.
     pub fn entry_64(base: u64) -> u64 {
         base.saturating_add(ENTRY_64)
