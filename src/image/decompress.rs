@@ -102,9 +102,10 @@ fn fill(reader: &mut dyn Read, out: &mut Vec<u8>, limit: usize) -> Result<(), Fa
 }
 
 fn xz<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Result<&'a [u8], Fault> {
-    let mut reader = lzma_rust2::XzReader::new_mem_limit(file, false, LZMA_MEMORY_KIB);
-    fill(&mut reader, out, limit)?;
-    let mut rest = reader.into_inner();
+    let mut rest = file;
+    // Behind `dyn`, as for modules: the decoder, 20 KB, is there once.
+    let input: &mut dyn Read = &mut rest;
+    fill(&mut lzma_rust2::XzReader::new_mem_limit(input, false, LZMA_MEMORY_KIB), out, limit)?;
     // Streams may be padded to a multiple of four.
     while let Some(behind) = rest.strip_prefix(&[0; 4]) {
         rest = behind;
@@ -263,13 +264,14 @@ mod tests {
 
     #[test]
     fn formats_without_an_encoder_here_unpack_what_their_tools_packed() {
-        // Each made by its tool (lzma, lz4, lz4 -l, bzip2) from the digits 0 to 9, repeated 400 times.
+        // Each made by its tool (lzma, lz4, lz4 -l, bzip2, lzop) from the digits 0 to 9, repeated 400 times.
         let data = b"0123456789".repeat(400);
         for (name, file) in [
             ("lzma", &include_bytes!("../../tests/fixtures/packed/digits.lzma")[..]),
             ("lz4", include_bytes!("../../tests/fixtures/packed/digits.lz4")),
             ("lz4 -l", include_bytes!("../../tests/fixtures/packed/digits.legacy.lz4")),
             ("bzip2", include_bytes!("../../tests/fixtures/packed/digits.bz2")),
+            ("lzo", include_bytes!("../../tests/fixtures/packed/digits.lzo")),
         ] {
             assert!(unwrap(file, 4000).expect(name).expect(name) == data, "{name}");
             let bomb = unwrap(file, 3999).expect_err("bounded").to_string();
@@ -285,11 +287,147 @@ mod tests {
         assert!(unwrap(&with_size, 4000).expect("unpacks").expect("compressed") == data);
     }
 
+    /// What `mixed.*.lzo` unpack to: runs, matches near and far, literals; 300 zeros in each block at the end.
+    fn mixed() -> Vec<u8> {
+        let noise = |len: usize, seed: u32| {
+            let mut x = seed;
+            let step = move || {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (x >> 24) as u8
+            };
+            std::iter::repeat_with(step).take(len).collect::<Vec<u8>>()
+        };
+        let first = noise(300, 1);
+        let letters: Vec<u8> = noise(4000, 7).iter().map(|b| b % 6 + 97).take(1500).collect();
+        [&first[..], &b"0123456789".repeat(2000), &first, &letters, &first[..100], &[0; 300_000]].concat()
+    }
+
+    #[test]
+    fn lzo_unpacks_what_lzop_packed_and_notices_damage() {
+        // lzop -1, and lzop -9 --crc32: the compressors LZO1X-1 and LZO1X-999, two blocks each.
+        for (name, file) in [
+            ("1", &include_bytes!("../../tests/fixtures/packed/mixed.lzo1x-1.lzo")[..]),
+            ("999", include_bytes!("../../tests/fixtures/packed/mixed.lzo1x-999.lzo")),
+        ] {
+            let data = mixed();
+            assert!(unwrap(file, data.len()).expect(name).expect(name) == data, "{name}");
+            let e = unwrap(file, data.len() - 1).expect_err("bounded").to_string();
+            assert!(e.contains("the lzo stream unpacks to more than 322199 bytes"), "{e}");
+            for cut in (9..file.len()).step_by(7) {
+                let e = unwrap(&file[..cut], data.len()).expect_err("truncated").to_string();
+                assert!(e.contains("the lzo stream is damaged or truncated (it ends early)"), "{cut}: {e}");
+            }
+            // The packed bytes of the first block begin behind the header and three numbers.
+            let mut noticed = 0;
+            for at in 60..file.len() - 4 {
+                let mut damaged = file.to_vec();
+                damaged[at] ^= 0x20;
+                match unwrap(&damaged, data.len()) {
+                    // Adler-32 misses a few letters exchanged for others.
+                    Ok(out) => assert!(name == "1" || out.expect("lzo") == data, "damage at {at} went unnoticed"),
+                    Err(_) => noticed += 1,
+                }
+            }
+            // The rest of the zeros changes little: other lengths and distances of the same.
+            assert!(noticed > file.len() / 2, "{name}: {noticed}");
+        }
+    }
+
+    #[test]
+    fn lzo_headers_that_are_none_of_lzops() {
+        let good = include_bytes!("../../tests/fixtures/packed/digits.lzo");
+        for (at, byte, text) in [
+            (15, 9, "its method is not LZO1X"),
+            (19, 0x08, "it was packed through a filter"), // F_H_FILTER
+            (48, 0xff, "a block's size is impossible"),
+        ] {
+            let mut file = good.to_vec();
+            file[at] = byte;
+            let e = unwrap(&file, 4000).expect_err(text).to_string();
+            assert!(e.contains(text), "{e} lacks {text}");
+        }
+    }
+
+    #[test]
+    fn streams_in_a_row_unpack_in_a_row_and_what_follows_them_is_ignored() {
+        let data = sample();
+        let (first, second) = data.split_at(70_000);
+        let xz = |data: &[u8]| {
+            let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::default()).expect("a writer");
+            std::io::Write::write_all(&mut xz, data).expect("written");
+            xz.finish().expect("packs")
+        };
+        let zstd = |data: &[u8]| {
+            // Without the size in the header.
+            let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("a writer");
+            std::io::Write::write_all(&mut encoder, data).expect("written");
+            encoder.finish().expect("packs")
+        };
+        let skippable = b"\x53\x2a\x4d\x18\x03\0\0\0abc".to_vec();
+        let empty_zstd = zstd(b"");
+        for (name, streams) in [
+            ("gzip", vec![gzip(first, 0, b""), gzip(b"", 0, b""), gzip(second, 0, b"")]),
+            ("xz", vec![xz(first), vec![0; 8], xz(second)]),
+            ("zstd", vec![zstd(first), empty_zstd, zstd(second)]),
+            (
+                "zstd with skippable frames",
+                vec![skippable.clone(), zstd(first), skippable.clone(), zstd(second), skippable],
+            ),
+        ] {
+            for trailer in [&b""[..], &200_000u32.to_le_bytes(), b"any other bytes, long ones too"] {
+                let file = [streams.concat(), trailer.to_vec()].concat();
+                let out = unwrap(&file, data.len()).unwrap_or_else(|e| panic!("{name}: {e}")).expect(name);
+                assert!(out == data, "{name} before {trailer:?}");
+            }
+        }
+        for (name, file) in [
+            ("bzip2", &include_bytes!("../../tests/fixtures/packed/digits.bz2")[..]),
+            ("lz4", include_bytes!("../../tests/fixtures/packed/digits.lz4")),
+            ("lz4 -l", include_bytes!("../../tests/fixtures/packed/digits.legacy.lz4")),
+            ("lzo", include_bytes!("../../tests/fixtures/packed/digits.lzo")),
+        ] {
+            let both = [file, file, &8000u32.to_le_bytes()].concat();
+            let out = unwrap(&both, 8000).unwrap_or_else(|e| panic!("{name}: {e}")).expect(name);
+            assert!(out == b"0123456789".repeat(800), "{name}");
+        }
+        assert_eq!(unwrap(b"\x53\x2a\x4d\x18\x01\0\0\0a", 10).expect("no error"), None);
+    }
+
+    #[test]
+    fn a_lz4_frame_without_its_end_mark_is_truncated() {
+        let whole = include_bytes!("../../tests/fixtures/packed/digits.lz4");
+        // End mark and checksum are its last eight bytes.
+        for cut in 1..=8 {
+            let e = unwrap(&whole[..whole.len() - cut], 4000).expect_err("truncated").to_string();
+            assert!(e.contains("the lz4 stream is damaged or truncated"), "{cut}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_checksum_behind_gzip_is_damage() {
+        for at in [1, 5] {
+            let mut file = gzip(b"some text", 0, b"");
+            let end = file.len();
+            file[end - at] ^= 1;
+            let e = unwrap(&file, 100).expect_err("damaged").to_string();
+            assert!(e.contains("gzip stream is damaged or truncated (its checksum is wrong)"), "{e}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn damage_never_panics(at in 0usize..3000, byte: u8, which in 0usize..3) {
+        fn damage_never_panics(at in 0usize..3000, byte: u8, which in 0usize..8) {
             let data = &sample()[..6000];
-            let mut file = [gzip(data, 0, b""), zstd::encode_all(data, 1).expect("packs"), XZ.to_vec()][which].clone();
+            let mut file = [
+                gzip(data, 0, b""),
+                zstd::encode_all(data, 1).expect("packs"),
+                XZ.to_vec(),
+                include_bytes!("../../tests/fixtures/packed/mixed.lzo1x-1.lzo").to_vec(),
+                include_bytes!("../../tests/fixtures/packed/mixed.lzo1x-999.lzo").to_vec(),
+                include_bytes!("../../tests/fixtures/packed/digits.lzma").to_vec(),
+                include_bytes!("../../tests/fixtures/packed/digits.bz2").to_vec(),
+                include_bytes!("../../tests/fixtures/packed/digits.lz4").to_vec(),
+            ][which].clone();
             let at = at % file.len();
             file[at] = byte;
             if let Ok(Some(out)) = unwrap(&file, 1 << 20) {

@@ -17,6 +17,8 @@ pub use elf::Elf;
 pub use multiboot::Multiboot;
 pub use uki::Embedded;
 
+use std::str::FromStr;
+
 use crate::error::{Error, Kind, Result};
 use crate::mem::Bytes;
 use elf::Machine;
@@ -93,23 +95,6 @@ impl Type {
         ("uki", Type::Uki),
     ];
 
-    /// The type that is called `name`.
-    ///
-    /// # Errors
-    /// [`Kind::Invalid`] for a name that is unknown, or one of kexec-tools' that is not supported.
-    pub fn from_name(name: &str) -> Result<Self> {
-        if let Some((_, found)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
-            return Ok(*found);
-        }
-        let known: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
-        let why = match name {
-            "beoboot-x86" | "nbi-x86" => "not supported: network boot images have been out of use since 2010",
-            _ => "unknown",
-        };
-        let text = format!("unsupported kernel type '{name}' is {why}; use {}, or leave --type out", known.join(", "));
-        Err(Error::new(Kind::Invalid, text))
-    }
-
     /// Its name.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
@@ -134,6 +119,24 @@ impl Type {
             Type::BzImage => Ok(BzImage::parse(file)?.map(Found::bzimage)),
             Type::Uki => Ok(uki::parse(file)?.map(Found::Uki)),
         }
+    }
+}
+
+/// By its name; [`Kind::Invalid`] for one that is unknown, or one of kexec-tools' that is not supported.
+impl FromStr for Type {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        if let Some((_, found)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
+            return Ok(*found);
+        }
+        let known: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
+        let why = match name {
+            "beoboot-x86" | "nbi-x86" => "not supported: network boot images have been out of use since 2010",
+            _ => "unknown",
+        };
+        let text = format!("unsupported kernel type '{name}' is {why}; use {}, or leave --type out", known.join(", "));
+        Err(Error::new(Kind::Invalid, text))
     }
 }
 
@@ -254,7 +257,7 @@ fn wrong_type(wanted: Type, file: &Bytes) -> Error {
 /// What a file is that is no kernel, as far as its first bytes tell.
 fn unknown(file: &[u8]) -> String {
     let known: [(&[u8], &str); 3] =
-        [(EFI, "an EFI program without a Linux in it"), (b"07070", "a cpio archive"), (&[0; 8], "full of zeros")];
+        [(EFI, "a DOS or EFI program without a Linux in it"), (b"07070", "a cpio archive"), (&[0; 8], "full of zeros")];
     let what = known.iter().find(|(magic, _)| file.starts_with(magic)).map_or("of an unknown type", |(_, name)| name);
     if file.starts_with(EFI) && Version::Two.locate(file).is_some() {
         return "an EFI program with a multiboot2 header, Xen's perhaps; of Xen its other file (xen.gz) is loaded"
@@ -275,7 +278,7 @@ mod tests {
             (&[0; 4096], "begins with 00 00 00"),
             (b"#!/bin/sh\n", "of an unknown type"),
             (b"\x7fELF\x02\x01\x01", "ELF header is truncated"),
-            (b"MZ\0\0", "an EFI program"),
+            (b"MZ\0\0", "DOS or EFI program"),
         ] {
             let e = sniff(file.to_vec(), None).expect_err("refused");
             assert!(e.to_string().contains(text), "{e} lacks {text}");

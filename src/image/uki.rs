@@ -64,7 +64,7 @@ pub fn parse(file: &Bytes) -> Result<Option<(Bytes, Embedded)>> {
     Ok(Some((kernel, embedded)))
 }
 
-/// The section headers, with their bytes; `pe` is where the PE header should be.
+/// The section headers, with their bytes; `pe` is where the PE header should be. A program for DOS has none.
 fn sections(file: &Bytes, pe: usize) -> Result<Vec<Section>, String> {
     let len = file.len();
     let header =
@@ -72,7 +72,7 @@ fn sections(file: &Bytes, pe: usize) -> Result<Vec<Section>, String> {
     let truncated = || format!("header at {pe:#x} is truncated at {len:#x}; copy it again");
     let half = |at: usize| le::u16(header, at).ok_or_else(truncated);
     if !header.starts_with(b"PE\0\0") {
-        return Err(format!("has no PE signature at {pe:#x}, where its DOS header points"));
+        return Ok(Vec::new());
     }
     if half(4)? != MACHINE {
         return Err(format!("is for machine {:#06x}, not for x86_64 ({MACHINE:#06x})", half(4)?));
@@ -93,8 +93,7 @@ fn sections(file: &Bytes, pe: usize) -> Result<Vec<Section>, String> {
         let (virt, raw, offset) = (size(8), size(16), size(20));
         let end = offset.saturating_add(raw);
         if raw > 0 && end > len {
-            let name = String::from_utf8_lossy(&name);
-            let name = name.trim_end_matches('\0').escape_debug();
+            let name = name.split(|b| *b == 0).next().unwrap_or_default().escape_ascii();
             return Err(format!(
                 "is truncated: its section {name} ends at {end:#x}, behind its {len:#x} bytes; copy it again"
             ));

@@ -51,7 +51,11 @@ pub fn read_module(path: &Path) -> Result<Vec<u8>> {
     let mut data = Vec::new();
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let read = match ending {
-        "xz" => lzma_rust2::XzReader::new(std::io::BufReader::new(file), true).take(MODULE_MAX).read_to_end(&mut data),
+        "xz" => {
+            // Behind `dyn`, as for kernels: the decoder, 20 KB, is there once.
+            let file: &mut dyn Read = &mut std::io::BufReader::new(file);
+            lzma_rust2::XzReader::new(file, true).take(MODULE_MAX).read_to_end(&mut data)
+        }
         "zst" => match zstd::Decoder::new(file) {
             Ok(decoder) => decoder.take(MODULE_MAX).read_to_end(&mut data),
             Err(e) => return Err(broken(&e)),
