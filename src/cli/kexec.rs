@@ -99,11 +99,6 @@ fn refuse(options: &Options, mode: Mode) -> Result<()> {
         if mode.syscall == Syscall::File {
             return usage("kexec_file_load can neither preserve this kernel's context nor jump back; leave -s out");
         }
-        if options.load_preserve_context && options.mem_max.is_none() {
-            return usage(
-                "--load-preserve-context needs --mem-max: the next kernel runs below it, this one is kept above",
-            );
-        }
     }
     if options.kernel.is_empty() && !options.load_jump_back_helper {
         print!("{}", kexec_help::USAGE);

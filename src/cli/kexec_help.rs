@@ -81,7 +81,8 @@ mod tests {
             assert!(line.len() <= WIDTH && line.trim_end() == line, "'{line}'");
         }
         for flag in Options::get_args_info().flags {
-            let heads = text.lines().filter(|l| l.split(' ').any(|w| w == flag.long) && l.find("--") == Some(6));
+            let head = |line: &&str| line.get(6..).and_then(|l| l.split(' ').next()) == Some(flag.long);
+            let heads = text.lines().filter(head);
             assert_eq!(heads.count(), 1, "{}", flag.long);
         }
     }
