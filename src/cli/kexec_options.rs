@@ -6,10 +6,11 @@ use super::getopt::Grammar;
 use crate::boot::purgatory::COM1;
 use crate::host::parse_number;
 
-/// kexec-tools' spellings. A prefix means what it means there, so it never selects an option of our own.
+/// kexec-tools' spellings. A prefix means what it means to its releases, so it never selects an option of our own, nor
+/// one that 2.0.32 lacks: `--no-c` and `--f` stay what they are.
 pub(super) const GRAMMAR: Grammar = Grammar {
     aliases: &[("append", "command-line"), ("ramdisk", "initrd")],
-    exact: &["dry-run", "dry-run-json", "root", "vmm"],
+    exact: &["dry-run", "dry-run-json", "root", "vmm", "no-cma", "force-dtb"],
     last: &["help", "version", "print-ckr-size"],
 };
 
