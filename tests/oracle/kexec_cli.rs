@@ -387,3 +387,76 @@ fn every_beginning_of_every_option_means_what_it_means_to_kexec_tools() {
     let apart: Vec<_> = ours.iter().zip(&theirs).filter(|(o, t)| o != t).collect();
     assert!(apart.is_empty() && ours.len() == theirs.len(), "{apart:#?}");
 }
+
+/// Runs Debian's own `kdump-config VERB` with `kexec` as `/sbin/kexec`; what it wrote, and the calls it came to.
+///
+/// Its world is bound over this machine's, in a namespace: `/boot`, `/etc`, `/var/lib`, and a `/usr/sbin` with
+/// `kexec` alone, so that no `sysctl` is found; `logger` is `true`.
+fn kdump_config(dir: &Path, suite: &str, machine: &str, kexec: &Path, verb: &str) -> (Ran, String) {
+    let world = dir.join("world");
+    drop(fs::remove_dir_all(&world));
+    let release = String::from_utf8(crate::lab::run(Command::new("uname").arg("-r")).stdout).expect("text");
+    let release = release.trim();
+    for part in ["boot", "etc/default", "etc/kdump", "var-lib/kdump", "sbin", "crash"] {
+        fs::create_dir_all(world.join(part)).expect("made");
+    }
+    symlink(Kernel::of(SUITE).vmlinuz(), world.join(format!("boot/vmlinuz-{release}"))).expect("linked");
+    fs::copy(dir.join("initrd"), world.join(format!("var-lib/kdump/initrd.img-{release}"))).expect("copied");
+    symlink(kexec, world.join("sbin/kexec")).expect("linked");
+    let defaults = format!(
+        "USE_KDUMP=1\nKDUMP_KERNEL=/var/lib/kdump/vmlinuz\nKDUMP_INITRD=/var/lib/kdump/initrd.img\nKDUMP_COREDIR={}\n",
+        world.join("crash").display()
+    );
+    // An initrd made with other settings would be made anew.
+    for settings in ["etc/kdump/sysctl.conf", &format!("var-lib/kdump/latest_sysctls-{release}")] {
+        fs::write(world.join(settings), "").expect("written");
+    }
+    fs::write(world.join("etc/default/kdump-tools"), defaults).expect("written");
+    let over = "cd world && mount --bind /bin/true /usr/bin/logger && mount --bind boot /boot && \
+        mount --bind etc /etc && mount --bind var-lib /var/lib && \
+        mount --bind sbin /usr/sbin && mount --rbind \"$0/sys\" /sys && mount --rbind \"$0/proc\" /proc && \
+        exec sh \"$1\" \"$2\"";
+    let script = fetch(&["tree", suite, "kdump-tools"]);
+    let script = ["usr/sbin", "usr/bin"].map(|d| script.join(d).join("kdump-config")).into_iter().find(|p| p.is_file());
+    let log = dir.join("strace");
+    let output = Command::new("unshare")
+        .current_dir(dir)
+        .arg("-Urnm")
+        .arg(fetch(&["tools", SUITE]).join("bin/strace"))
+        .args(["-f", "-qq", "-s", "4096", "-e", "signal=none", "-e", "trace=kexec_load,kexec_file_load,reboot"])
+        .args(["-e", "inject=kexec_load:retval=0", "-e", "inject=kexec_file_load:retval=0"])
+        .args(["-e", "inject=reboot:error=EPERM", "-o"])
+        .arg(&log)
+        .args(["sh", "-c", over])
+        .arg(dir.join(machine))
+        .arg(script.expect("kdump-config in its package"))
+        .arg(verb)
+        .stdin(Stdio::null())
+        .output()
+        .expect("start unshare");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    let calls = text.lines().filter(|l| l.contains('(')).filter_map(normal).collect();
+    (Ran { code: output.status.code(), calls }, said)
+}
+
+#[test]
+fn debians_kdump_config_runs_unchanged() {
+    let dir = laboratory("kdump-config");
+    let upstream = fetch(&["tools", "sid"]).join("bin/kexec");
+    for suite in ["bookworm", "sid"] {
+        for (machine, verb, sentence, calls) in [
+            ("bios-crashkernel", "load", "loaded kdump kernel", 1),
+            ("bios-crashkernel", "status", "Not ready to kdump", 0),
+            ("loaded", "status", "ready to kdump", 0),
+            ("loaded", "unload", "unloaded kdump kernel", 1),
+            ("bios-no-crashkernel", "load", "no crashkernel= parameter", 0),
+        ] {
+            let (ours, said) = kdump_config(&dir, suite, machine, &dir.join("ours/kexec"), verb);
+            assert!(said.contains(sentence), "{suite}, {verb} on {machine}: {said}");
+            assert_eq!(ours.calls.len(), calls, "{suite}, {verb} on {machine}: {ours:?}\n{said}");
+            let (theirs, said) = kdump_config(&dir, suite, machine, &upstream, verb);
+            assert_eq!(ours, theirs, "{suite}, {verb} on {machine}: {said}");
+        }
+    }
+}
