@@ -6,6 +6,8 @@ mod dump;
 mod images;
 #[path = "oracle/kexec.rs"]
 mod kexec;
+#[path = "oracle/kexec_cli.rs"]
+mod kexec_cli;
 #[allow(dead_code, unused_imports, reason = "each test target takes what it needs of the laboratory")]
 mod lab;
 #[path = "support/recorded.rs"]

@@ -15,10 +15,10 @@ use crate::error::{Error, Kind, Result};
 pub struct Grammar {
     /// Other spellings of a long option (without dashes): `("ramdisk", "initrd")`.
     pub aliases: &'static [(&'static str, &'static str)],
-    /// Short letters beyond argh's one a field: `('?', "help")`.
-    pub shorts: &'static [(char, &'static str)],
     /// Long options that a prefix never selects, so that new options break no old abbreviation.
     pub exact: &'static [&'static str],
+    /// Options that end the reading: nothing behind them is looked at, as where they are acted on when met.
+    pub last: &'static [&'static str],
 }
 
 /// A rewritten command line.
@@ -95,9 +95,6 @@ impl Table {
                 table.longs.push(((*alias).into(), opt, !grammar.exact.contains(alias)));
             }
         }
-        for (letter, target) in grammar.shorts {
-            table.shorts.extend(table.exact(target).map(|opt| (*letter, opt)));
-        }
         table
     }
 
@@ -105,14 +102,17 @@ impl Table {
         self.longs.iter().find(|(n, ..)| n == name).map(|(_, o, _)| o.clone())
     }
 
-    fn long(&self, name: &str) -> Result<Opt> {
+    /// The option and its full spelling.
+    fn long(&self, name: &str) -> Result<(String, Opt)> {
         if let Some(opt) = self.exact(name) {
-            return Ok(opt);
+            return Ok((name.to_owned(), opt));
         }
         let hits: Vec<_> = self.longs.iter().filter(|(n, _, prefixable)| *prefixable && n.starts_with(name)).collect();
         match hits.as_slice() {
             [] => Err(usage(format!("unrecognized option '--{name}'"))),
-            [(_, first, _), rest @ ..] if rest.iter().all(|(_, o, _)| o == first) => Ok(first.clone()),
+            [(spelt, first, _), rest @ ..] if rest.iter().all(|(_, o, _)| o == first) => {
+                Ok((spelt.clone(), first.clone()))
+            }
             _ => {
                 let names: Vec<String> = hits.iter().map(|(n, ..)| format!("'--{n}'")).collect();
                 Err(usage(format!("option '--{name}' is ambiguous; possibilities: {}", names.join(" "))))
@@ -139,7 +139,7 @@ pub fn normalize(flags: &[FlagInfo<'_>], grammar: Grammar, args: &[OsString]) ->
     let mut options: Vec<(Opt, Option<String>)> = Vec::new();
     let mut operands: Vec<String> = Vec::new();
     let mut words = words.into_iter();
-    while let Some(word) = words.next() {
+    'words: while let Some(word) = words.next() {
         if word == "--" {
             operands.extend(words.by_ref().map(str::to_owned));
         } else if let Some(long) = word.strip_prefix("--") {
@@ -147,19 +147,20 @@ pub fn normalize(flags: &[FlagInfo<'_>], grammar: Grammar, args: &[OsString]) ->
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (long, None),
             };
-            let opt = table.long(name)?;
+            let (spelt, opt) = table.long(name)?;
             let value = match (opt.takes_value, attached) {
                 (true, Some(value)) => Some(value),
                 (true, None) => Some(
-                    words
-                        .next()
-                        .ok_or_else(|| usage(format!("option '--{}' requires an argument", opt.long)))?
-                        .to_owned(),
+                    words.next().ok_or_else(|| usage(format!("option '--{spelt}' requires an argument")))?.to_owned(),
                 ),
-                (false, Some(_)) => return Err(usage(format!("option '--{}' doesn't allow an argument", opt.long))),
+                (false, Some(_)) => return Err(usage(format!("option '--{spelt}' doesn't allow an argument"))),
                 (false, None) => None,
             };
+            let last = grammar.last.contains(&opt.long.as_str());
             options.push((opt, value));
+            if last {
+                break 'words;
+            }
         } else if let Some(cluster) = word.strip_prefix('-').filter(|c| !c.is_empty()) {
             let mut letters = cluster.chars();
             while let Some(letter) = letters.next() {
@@ -179,7 +180,11 @@ pub fn normalize(flags: &[FlagInfo<'_>], grammar: Grammar, args: &[OsString]) ->
                 } else {
                     None
                 };
+                let last = grammar.last.contains(&opt.long.as_str());
                 options.push((opt, value));
+                if last {
+                    break 'words;
+                }
             }
         } else {
             operands.push(word.to_owned());
@@ -242,13 +247,16 @@ mod tests {
         /// not by prefix
         #[argh(switch)]
         dry_run: bool,
+        /// version
+        #[argh(switch, short = 'v')]
+        version: bool,
         /// operands
         #[argh(positional)]
         kernel: Vec<String>,
     }
 
     const GRAMMAR: Grammar =
-        Grammar { aliases: &[("append", "command-line")], shorts: &[('?', "help")], exact: &["dry-run"] };
+        Grammar { aliases: &[("append", "command-line")], exact: &["dry-run"], last: &["help", "version"] };
 
     fn run(args: &[&str]) -> Result<(Applet, Parsed)> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
@@ -315,15 +323,25 @@ mod tests {
         assert_eq!(message(&["--frobnicate"]), "unrecognized option '--frobnicate'");
         assert_eq!(message(&["-lQ"]), "invalid option -- 'Q'");
         assert_eq!(message(&["--type"]), "option '--type' requires an argument");
+        assert_eq!(message(&["--app"]), "option '--append' requires an argument");
+        assert_eq!(message(&["-?"]), "invalid option -- '?'");
         assert_eq!(message(&["-lt"]), "option requires an argument -- 't'");
         assert_eq!(message(&["--load=1"]), "option '--load' doesn't allow an argument");
     }
 
     #[test]
     fn help_is_no_error_and_the_word_help_is_an_operand() {
-        for args in [&["-h"][..], &["--help"], &["-l?"], &["--he"]] {
+        for args in [&["-h"][..], &["--help"], &["-lh"], &["--he"]] {
             assert!(message(args).contains("--load-panic"), "{args:?}");
         }
         assert_eq!(ok(&["help"]).kernel, ["help"]);
+    }
+
+    #[test]
+    fn what_is_acted_on_when_met_ends_the_reading() {
+        for args in [&["-v", "-Q"][..], &["-lvQ"], &["--version", "--frobnicate", "--type"]] {
+            assert!(ok(args).version, "{args:?}");
+        }
+        assert_eq!(message(&["-Q", "-v"]), "invalid option -- 'Q'");
     }
 }

@@ -82,8 +82,7 @@ impl Messages {
 
 /// Runs `kdump-save ARGS`; see [`crate::error`] for the exit codes.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let grammar = Grammar { aliases: &[], shorts: &[], exact: &[] };
-    let options = match getopt::parse::<Options>("kdump-save", grammar, args) {
+    let options = match getopt::parse::<Options>("kdump-save", Grammar::default(), args) {
         Ok(Outcome::Run(options, _)) => options,
         Ok(Outcome::Help(text)) => {
             print!("{text}{}", EXIT_CODES);

@@ -36,7 +36,20 @@ pub struct Mode {
     pub slot: Slot,
     /// By which system call.
     pub syscall: Syscall,
+    /// A mode that was asked for and is not done, and the later one that counts.
+    pub lost: Option<(&'static str, &'static str)>,
 }
+
+/// What each mode's option asks for.
+const MODES: [(&str, Action); 7] = [
+    ("load", Action::Load(After::Rest)),
+    ("load-panic", Action::Load(After::Rest)),
+    ("load-preserve-context", Action::Load(After::Rest)),
+    ("load-jump-back-helper", Action::Load(After::Rest)),
+    ("force", Action::Load(After::Exec)),
+    ("exec", Action::Exec),
+    ("unload", Action::Unload),
+];
 
 impl Mode {
     /// From the options as given, left to right, and whether there is a kernel to load.
@@ -44,29 +57,41 @@ impl Mode {
         let mut action = Action::Load(After::Shutdown);
         let mut syscall = Syscall::Auto;
         let (mut crash, mut load, mut status, mut unload) = (false, false, false, false);
+        let mut asked: Vec<(&'static str, Action)> = Vec::new();
         for option in given {
             match option {
-                "load" => (action, load) = (Action::Load(After::Rest), true),
-                "load-panic" => (action, crash) = (Action::Load(After::Rest), true),
-                "force" => action = Action::Load(After::Exec),
-                "exec" => action = Action::Exec,
-                "unload" => (action, unload) = (Action::Unload, true),
                 "status" => status = true,
                 "kexec-file-syscall" => syscall = Syscall::File,
                 "kexec-syscall" => syscall = Syscall::Segments,
                 "kexec-syscall-auto" => syscall = Syscall::Auto,
                 _ => {}
             }
+            let Some((name, next)) = MODES.iter().find(|(name, _)| *name == option) else { continue };
+            load |= *name == "load";
+            crash |= *name == "load-panic";
+            unload |= *name == "unload";
+            action = *next;
+            asked.push((*name, *next));
         }
         // kexec-tools takes '-u -p' for a load without a kernel and fails.
         if unload && !kernel && matches!(action, Action::Load(_)) {
             action = Action::Unload;
         }
         if status {
-            // Status asks for the crash kernel unless --load is given.
-            return Self { action: Action::Status, slot: if load { Slot::Next } else { Slot::Crash }, syscall };
+            // Status asks for the crash kernel unless --load alone is given.
+            let slot = if load && !crash { Slot::Next } else { Slot::Crash };
+            return Self { action: Action::Status, slot, syscall, lost: None };
         }
-        Self { action, slot: if crash { Slot::Crash } else { Slot::Next }, syscall }
+        let done = |wanted: Action| match wanted {
+            // Loads say more of what to load, and the kernel left out is told where it is named.
+            Action::Load(After::Rest | After::Shutdown) | Action::Status => true,
+            Action::Exec | Action::Load(After::Exec) => matches!(action, Action::Exec | Action::Load(After::Exec)),
+            Action::Unload => action == Action::Unload,
+        };
+        let lost = asked.iter().find(|(_, wanted)| !done(*wanted)).map(|(name, _)| *name);
+        let winner = asked.last().map(|(name, _)| *name);
+        let slot = if crash { Slot::Crash } else { Slot::Next };
+        Self { action, slot, syscall, lost: lost.zip(winner) }
     }
 }
 
@@ -96,10 +121,27 @@ mod tests {
             ("unload", false, (Unload, Next)),
             ("status", false, (Status, Crash)),
             ("status load", false, (Status, Next)),
+            ("status load load-panic", false, (Status, Crash)),
             ("exec status", true, (Status, Crash)),
+            ("load force", true, (Load(After::Exec), Next)),
+            ("load load-panic", true, (Load(After::Rest), Crash)),
+            ("unload load", true, (Load(After::Rest), Next)),
         ] {
             assert_eq!(mode(given, kernel), expected, "{given}");
         }
+    }
+
+    #[test]
+    fn a_mode_that_is_overruled_is_told() {
+        let lost = |given: &str, kernel| Mode::from_given(given.split_whitespace(), kernel).lost;
+        for quiet in ["load exec", "load-panic unload", "force exec", "load force", "exec status", "load load-panic"] {
+            assert_eq!(lost(quiet, true), None, "{quiet}");
+        }
+        assert_eq!(lost("unload load-panic", false), None);
+        assert_eq!(lost("exec load", true), Some(("exec", "load")));
+        assert_eq!(lost("force load", true), Some(("force", "load")));
+        assert_eq!(lost("unload load-panic", true), Some(("unload", "load-panic")));
+        assert_eq!(lost("exec unload", false), Some(("exec", "unload")));
     }
 
     #[test]

@@ -11,10 +11,18 @@ pub fn errno(host: &Host, errno: Errno, slot: Slot, file_call: bool) -> String {
     match errno {
         Errno::PERM => denied(host, crash, file_call),
         Errno::ACCESS => "the integrity policy (IMA appraisal) does not trust the file".into(),
-        Errno::KEYREJECTED | Errno::NOKEY | Errno::NOPKG | Errno::BADMSG | Errno::LIBBAD => {
-            "the kernel accepts signed kernels only, and this one's signature is missing or of an unknown key; \
-             use a kernel signed by a key the running kernel trusts"
-                .into()
+        Errno::KEYREJECTED | Errno::NOKEY | Errno::NOPKG | Errno::BADMSG | Errno::LIBBAD | Errno::NODATA => {
+            let signature = match errno {
+                Errno::NODATA => "is missing",
+                Errno::NOKEY => "is of a key the running kernel does not trust",
+                Errno::NOPKG => "uses an algorithm the running kernel lacks",
+                Errno::KEYREJECTED => "does not match the file, or its key is not trusted",
+                _ => "can't be read",
+            };
+            format!(
+                "the running kernel takes signed kernels only, and the signature of this one {signature}; \
+                 use a kernel of the running one's distribution, or sign it with an enrolled key"
+            )
         }
         Errno::ADDRNOTAVAIL if crash => match state::crash_size(host) {
             Ok(Some(size)) if size > 0 => format!(
@@ -25,8 +33,9 @@ pub fn errno(host: &Host, errno: Errno, slot: Slot, file_call: bool) -> String {
         },
         Errno::ADDRNOTAVAIL => "no free memory at the addresses the image needs".into(),
         Errno::NOEXEC => "the kernel does not know the image's format".into(),
-        Errno::NOSYS => "the running kernel lacks this system call".into(),
-        Errno::BUSY => "another load or a crash dump is under way; try again".into(),
+        Errno::NOSYS if file_call => "the running kernel lacks this system call; use -c".into(),
+        Errno::NOSYS => "the running kernel lacks this system call, or a sandbox forbids it".into(),
+        Errno::BUSY => "another process is loading or unloading a kernel just now; try again".into(),
         Errno::NOMEM => "not enough free memory for the image".into(),
         _ => String::new(),
     }
@@ -44,9 +53,14 @@ fn denied(host: &Host, crash: bool, file_call: bool) -> String {
     }
     match state::lockdown(host) {
         Some(mode) if !file_call => {
-            format!("the kernel is locked down ({mode}), which forbids kexec_load; use -s with a signed bzImage")
+            format!(
+                "the kernel is locked down ({mode}), which forbids kexec_load: Xen and everything else but a signed \
+                 bzImage, which -s takes, can't be loaded"
+            )
         }
-        Some(mode) => format!("the kernel is locked down ({mode}) and does not accept this kernel's signature"),
+        Some(mode) => {
+            format!("the kernel is locked down ({mode}) and this file has no signature it trusts; use a signed kernel")
+        }
         None => "this needs CAP_SYS_BOOT; run as root".into(),
     }
 }
@@ -67,12 +81,26 @@ mod tests {
             std::fs::write(path, text).expect("written");
         };
         write("sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
-        assert!(say(false).contains("locked down (integrity), which forbids kexec_load; use -s"));
+        assert!(say(false).contains("locked down (integrity), which forbids kexec_load: Xen"));
         assert!(say(true).contains("signature"));
         write("proc/sys/kernel/kexec_load_limit_reboot", "0\n");
         assert!(say(true).contains("kexec_load_limit_reboot is used up"));
         write("proc/sys/kernel/kexec_load_disabled", "1\n");
         assert!(say(true).contains("kexec_load_disabled is 1"));
+    }
+
+    #[test]
+    fn a_refused_signature_is_told_with_its_reason() {
+        let host = Host::new("/nonexistent");
+        for (code, reason) in [
+            (Errno::NODATA, "is missing"),
+            (Errno::NOKEY, "key the running kernel does not trust"),
+            (Errno::KEYREJECTED, "does not match"),
+            (Errno::BADMSG, "can't be read"),
+        ] {
+            let text = errno(&host, code, Slot::Next, true);
+            assert!(text.contains("signature") && text.contains(reason), "{text}");
+        }
     }
 
     #[test]
