@@ -14,5 +14,7 @@ mod kexec;
 mod main_job;
 mod panic;
 mod purgatory;
+mod relay;
 mod rig;
 mod synthetic;
+mod xen;
