@@ -10,6 +10,7 @@ mod support;
 mod capture;
 mod chain;
 mod efi;
+mod images;
 mod kexec;
 mod main_job;
 mod panic;

@@ -67,7 +67,7 @@ impl Relay {
         self
     }
 
-    /// The kexec of these legs is upstream's.
+    /// The kexec of these legs is upstream's, of the usual suite.
     pub fn upstream(mut self) -> Self {
         self.upstream = true;
         self
@@ -79,26 +79,38 @@ impl Relay {
         self
     }
 
-    /// The machine, ready to run: 1 GiB, 2 CPUs.
-    pub fn machine(&self) -> Machine {
-        let disk = self.work.join("disk");
+    /// What will be on the disk.
+    pub fn disk(&self) -> PathBuf {
+        self.work.join("disk")
+    }
+
+    /// Puts the kernels and their initrds among the disk's files; the legs are complete.
+    pub fn made(self) -> Self {
         let script = format!("{BEGIN}case $stage in\n{}esac\n", self.legs);
         for (suite, modules) in &self.suites {
             let kernel = Kernel::of(suite);
             let modules: Vec<&str> = DISK.iter().chain(modules).copied().collect();
             let guest = Guest::new(&kernel, &modules, &script);
-            // The tools are built for that suite's C library and need no other kernel's.
             let guest = if self.upstream { guest.tool("kexec") } else { guest.product(&["kexec", "kdump-save"]) };
-            guest.tool("strace").write_gzip(&disk.join(format!("{suite}.initrd")));
-            fs::copy(kernel.vmlinuz(), disk.join(format!("{suite}.vmlinuz"))).expect("copy the kernel");
+            guest.tool("strace").write_gzip(&self.work.join(format!("{suite}.initrd")));
+            fs::rename(self.work.join(format!("{suite}.initrd")), self.disk().join(format!("{suite}.initrd")))
+                .expect("move the initrd");
+            fs::copy(kernel.vmlinuz(), self.disk().join(format!("{suite}.vmlinuz"))).expect("copy the kernel");
         }
+        self
+    }
+
+    /// The machine, ready to run: 1 GiB, 2 CPUs.
+    pub fn machine(self) -> Machine {
+        let first = self.suites.first().expect("a relay has a kernel").0.clone();
+        let relay = if self.disk().join(format!("{first}.initrd")).is_file() { self } else { self.made() };
+        let disk = relay.disk();
         let bytes: u64 = fs::read_dir(&disk)
             .expect("the disk's contents")
             .map(|entry| entry.and_then(|e| e.metadata()).expect("a file of the disk").len())
             .sum();
-        let image = disk::ext4(&self.work.join("disk.img"), (bytes >> 20) * 9 / 8 + 16, "relay", Some(&disk));
-        let first = &self.suites.first().expect("a relay has a kernel").0;
-        Machine::new(&self.name, &self.work, &disk.join(format!("{first}.vmlinuz")))
+        let image = disk::ext4(&relay.work.join("disk.img"), (bytes >> 20) * 9 / 8 + 16, "relay", Some(&disk));
+        Machine::new(&relay.name, &relay.work, &disk.join(format!("{first}.vmlinuz")))
             .initrd(&disk.join(format!("{first}.initrd")))
             .append("stage=first")
             .disk(&image)
