@@ -11,7 +11,7 @@ use super::cpio::Archive;
 use super::{Kernel, SUITE, fetch, run};
 
 /// busybox's names that scripts here may use.
-const APPLETS: &str = "sh cat cp cut dd dmesg echo false find free grep head hexdump insmod kill killall ln ls lsmod \
+const APPLETS: &str = "sh cat chmod cp cut dd dmesg echo false find free grep head hexdump insmod ip kill killall ln ls lsmod \
     md5sum mkdir mkfifo mknod modprobe mount mv od poweroff ps reboot rm sed seq sha256sum sleep sort sync tail tee test \
     time timeout touch tr true umount uname wc";
 

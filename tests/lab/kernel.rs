@@ -41,6 +41,27 @@ impl Kernel {
         self.dir.join("vmlinuz")
     }
 
+    /// The uncompressed ELF within the bzImage, written to `path`.
+    ///
+    /// Offsets as Documentation/arch/x86/boot.rst gives them; the payload's last four bytes are the
+    /// length of what it unpacks to, which no decompressor knows about.
+    pub fn vmlinux(&self, path: &Path) -> PathBuf {
+        let image = fs::read(self.vmlinuz()).expect("read the bzImage");
+        let field = |at: usize| {
+            let bytes = image[at..at + 4].try_into().expect("4 bytes");
+            usize::try_from(u32::from_le_bytes(bytes)).expect("an offset")
+        };
+        let payload = (usize::from(image[0x1f1]) + 1) * 512 + field(0x248);
+        let packed = &image[payload..payload + field(0x24c) - 4];
+        let program = if packed.starts_with(b"\xfd7zXZ") { "xz" } else { "zstd" };
+        let file = path.with_extension("packed");
+        fs::write(&file, packed).unwrap_or_else(|e| panic!("write {}: {e}", file.display()));
+        let elf = super::run(Command::new(program).args(["-dc"]).arg(&file)).stdout;
+        assert!(elf.starts_with(b"\x7fELF"), "the payload of {} is no ELF", self.release);
+        fs::write(path, elf).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
+        path.to_owned()
+    }
+
     /// The contents of the modules and of all they depend on, in loading order. A name that is no module
     /// of this kernel is taken to be built in: what is missing shows when the guest needs it.
     pub fn closure(&self, names: &[&str]) -> Vec<(String, Vec<u8>)> {

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{machine_lock, say};
+use super::{SUITE, fetch, machine_lock, say};
 
 /// A machine to be booted once.
 pub struct Machine {
@@ -128,6 +128,18 @@ impl Machine {
     /// One more word for QEMU itself.
     pub fn argument(mut self, word: &str) -> Self {
         self.arguments.push(word.into());
+        self
+    }
+
+    /// OVMF as the firmware, with variables of its own.
+    pub fn ovmf(mut self) -> Self {
+        let firmware = fetch(&["tree", SUITE, "ovmf"]).join("usr/share/OVMF");
+        for (file, more) in [("OVMF_CODE.fd", ",readonly=on"), ("OVMF_VARS.fd", "")] {
+            let copy = self.dir.join(file);
+            fs::copy(firmware.join(file), &copy).unwrap_or_else(|e| panic!("copy {file}: {e}"));
+            let drive = format!("if=pflash,format=raw{more},file={}", copy.display());
+            self = self.argument("-drive").argument(&drive);
+        }
         self
     }
 

@@ -3,6 +3,7 @@
 //! A test target takes it in with `#[path = "../lab/mod.rs"] mod lab;` (or `"lab/mod.rs"`). What is in it:
 //!
 //! * [`Kernel`]: a distribution's kernel with its modules, unpacked from its package;
+//! * [`Xen`]: a distribution's hypervisor; [`uki`]: unified kernel images;
 //! * [`Guest`]: a root file system for a first kernel: busybox, programs with their libraries, modules,
 //!   a script; written as a newc archive by [`cpio::Archive`];
 //! * [`Machine`]: one boot: kernel, initrd parts, command line, memory, disks, blobs placed in memory,
@@ -20,10 +21,13 @@ pub mod disk;
 mod guest;
 mod kernel;
 mod machine;
+pub mod uki;
+pub mod xen;
 
 pub use guest::Guest;
 pub use kernel::Kernel;
 pub use machine::{End, Machine, Outcome};
+pub use xen::Xen;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};

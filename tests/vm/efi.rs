@@ -1,8 +1,6 @@
 //! Kernels started on an EFI machine by our own plan: they find ACPI and EFI's runtime services, and can do it again.
 
-use std::fs;
-
-use crate::lab::{Guest, Kernel, Machine, Outcome, SUITE, fetch, workdir};
+use crate::lab::{Guest, Kernel, Machine, Outcome, SUITE, workdir};
 
 /// What this kernel found, told under its stage's name.
 const FOUND: &str = r#"
@@ -16,19 +14,7 @@ dmesg | grep -E "efi: .*(EFI v|failed|invalid)|Runtime.*disabled" | sed "s/^/LAB
 
 /// A machine with OVMF as its firmware.
 fn machine(name: &str, kernel: &Kernel, work: &std::path::Path) -> Machine {
-    let firmware = fetch(&["tree", SUITE, "ovmf"]).join("usr/share/OVMF");
-    let flash = |file: &str, more: &str| {
-        let copy = work.join(file);
-        fs::copy(firmware.join(file), &copy).expect("copy the firmware");
-        format!("if=pflash,format=raw{more},file={}", copy.display())
-    };
-    Machine::new(name, work, &kernel.vmlinuz())
-        .argument("-drive")
-        .argument(&flash("OVMF_CODE.fd", ",readonly=on"))
-        .argument("-drive")
-        .argument(&flash("OVMF_VARS.fd", ""))
-        .cpu("max")
-        .timeout(240)
+    Machine::new(name, work, &kernel.vmlinuz()).ovmf().cpu("max").timeout(240)
 }
 
 fn stage<'a>(outcome: &'a Outcome, stage: &str, key: &str) -> &'a str {
