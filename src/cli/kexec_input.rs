@@ -86,7 +86,7 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
         return Err(Error::new(Kind::Invalid, "no kernel specified; name the kernel to load (kexec --help)"));
     };
     let path = options.vmm.as_ref().unwrap_or(operand);
-    let wanted = options.r#type.as_deref().map(image::Type::from_name).transpose()?;
+    let wanted = options.r#type.as_deref().map(str::parse).transpose()?;
     let sniffed = image::sniff(slurp(path)?, wanted).context(|| path.clone())?;
     let Sniffed { kernel, bytes, was_packed, embedded } = sniffed;
     let embedded = embedded.unwrap_or_default();
