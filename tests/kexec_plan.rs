@@ -109,34 +109,17 @@ fn what_cannot_be_loaded_is_said_in_one_sentence() {
         ("bios-crashkernel", &["-c", "-l", "nothing"], 1, "cannot open nothing: No such file or directory"),
         ("bios-crashkernel", &["-c", "-l", "vmlinuz", "--initrd=nothing"], 1, "cannot open nothing: No such file"),
         ("bios-crashkernel", &["-s", "-l", "vmlinuz", "--initrd=nothing"], 1, "cannot open nothing: No such file"),
-        ("bios-crashkernel", &["-c", "-l"], 255, "no kernel specified"),
         ("five-levels", &["-c", "-l", "four-levels"], 255, "can't be entered with 5-level paging"),
         ("bios-crashkernel", &["-l", "vmlinuz", "--append", &long], 255, "has 2048 bytes, the kernel takes 2047"),
         ("bios-crashkernel", &["-s", "-l", "vmlinuz", "--append", &long[..2017]], 255, "(cmdline_size) less 31 that"),
         ("bios-crashkernel", &["-c", "-p", "short-command-line"], 255, "the kernel takes 20 (cmdline_size)"),
-        ("bios-crashkernel", &["-e"], 255, "nothing has been loaded"),
-        ("bios-crashkernel", &["-l", "vmlinuz", "--mem-min=zz"], 1, "zz"),
-        ("bios-crashkernel", &["-l", "vmlinuz", "--serial-baud=1234"], 1, "1234"),
-        ("bios-crashkernel", &["--l", "vmlinuz"], 1, "option '--l' is ambiguous"),
     ] {
         let output = dry_run(machine, args);
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert_eq!(output.status.code(), Some(code), "{args:?} on {machine}: {err}");
+        assert_eq!((output.status.code(), out.as_ref()), (Some(code), ""), "{args:?} on {machine}: {err}");
         assert!(err.starts_with("kexec: ") && err.contains(sentence), "{args:?}: '{err}' lacks '{sentence}'");
         assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
-        // Usage errors alone print usage, as kexec-tools prints it: on stdout.
-        let usage = code == 1 && !err.contains("cannot open") || err.contains("no kernel specified");
-        assert_eq!(out.starts_with("Usage: kexec "), usage, "{args:?}: {out}");
-        assert!(usage || out.is_empty(), "{args:?}: {out}");
     }
-}
-
-#[test]
-fn a_command_line_as_long_as_the_kernel_takes_is_not_cut() {
-    let longest = "y".repeat(2047);
-    let output = dry_run("bios-crashkernel", &["-c", "-l", "vmlinuz", "--append", &longest]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains(&format!("command line {longest}\n")), "{text}");
 }
 
 #[test]
@@ -146,35 +129,6 @@ fn paging_levels_matter_only_where_they_differ() {
 }
 
 #[test]
-fn what_has_no_effect_is_accepted_and_said_once() {
-    for option in ["--args-linux", "--elf32-core-headers", "--elf64-core-headers", "--reuse-video-type"] {
-        let output = dry_run("bios-crashkernel", &["-c", "-l", "vmlinuz", option]);
-        let err = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{option}: {err}");
-        assert_eq!(err, format!("kexec: {option} has no effect here\n"));
-    }
-}
-
-#[test]
 fn damage_is_loaded_on_request() {
     assert!(dry_run("bios-crashkernel", &["-c", "-l", "damaged", "--no-checks"]).status.success());
-}
-
-#[test]
-fn status_is_read_from_both_homes_of_its_file() {
-    for (machine, args, code) in [
-        ("bios-crashkernel", &["-S"][..], 0),
-        ("bios-crashkernel", &["-S", "-l"], 0),
-        ("sparse-cpus", &["-S"], 1),
-        ("sparse-cpus", &["-l", "-S"], 0),
-        ("sparse-cpus", &["--stat"], 1),
-    ] {
-        let output = dry_run(machine, args);
-        assert_eq!(output.status.code(), Some(code), "{args:?} on {machine}: {output:?}");
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let root = dir.path().to_string_lossy().into_owned();
-    let binary = env!("CARGO_BIN_EXE_kdumpbox");
-    let output = Command::new(binary).args(["kexec", "-S", "--dry-run", "--root", &root]).output().expect("runs");
-    assert_eq!(output.status.code(), Some(255), "no kexec in the kernel: {output:?}");
 }

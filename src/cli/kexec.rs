@@ -120,7 +120,7 @@ fn say_what_is_lost(options: &Options, mode: Mode) {
         (Action::Load(_), []) => return,
     };
     if !unused.is_empty() {
-        eprintln!("kexec: {what}; '{}' is not loaded", unused.join("' '"));
+        eprintln!("kexec: {what}; ignored: {}", unused.join(" "));
     }
 }
 

@@ -109,7 +109,7 @@ fn laboratory(name: &str) -> PathBuf {
 fn run(dir: &Path, program: &Path, row: &Row) -> (Ran, String) {
     let words: Vec<&str> = row.line.split_whitespace().collect();
     let reboots = |w: &&str| w.starts_with("--ex") || w.starts_with("--fo") || clustered(w, &['e', 'f']);
-    assert!(!words.iter().any(|w| reboots(&w)), "{}: would reboot", row.line);
+    assert!(!words.iter().any(reboots), "{}: would reboot", row.line);
     let log = dir.join("strace");
     let over = "mount --rbind \"$0/sys\" /sys && mount --rbind \"$0/proc\" /proc && eval \"exec $1 $2\"";
     let mut command = Command::new("unshare");
@@ -335,6 +335,55 @@ fn what_the_kernel_answers_decides_alike() {
             row("unload, EPERM", "-c -u").answered(&["kexec_load:error=EPERM"]),
         ],
     );
+}
+
+#[test]
+fn a_refusal_names_its_cause_and_what_to_use() {
+    let dir = laboratory("refusals");
+    recorded::unfold("bios-crashkernel", &dir.join("locked"));
+    fs::create_dir_all(dir.join("locked/sys/kernel/security")).expect("made");
+    fs::write(dir.join("locked/sys/kernel/security/lockdown"), "none [integrity] confidentiality\n").expect("written");
+    for (row, code, words) in [
+        (
+            row("case 3", "-l vmlinuz").answered(&["kexec_file_load:error=EKEYREJECTED"]),
+            255,
+            &["kexec_file_load", "signature of this one does not match", "sign it with"][..],
+        ),
+        (
+            row("case 4", "-s -l vmlinuz").answered(&["kexec_file_load:error=ENOSYS"]),
+            253,
+            &["kexec_file_load failed: Function not implemented", "use -c"],
+        ),
+        (
+            row("case 19", "-c -l xen --module vmlinuz").on("locked").answered(&["kexec_load:error=EPERM"]),
+            255,
+            &["kexec_load", "locked down (integrity)", "Xen", "signed bzImage"],
+        ),
+        (
+            row("case 19 by default", "-l xen --module vmlinuz").on("locked").answered(&["kexec_load:error=EPERM"]),
+            255,
+            &["kexec_load", "locked down (integrity)", "Xen can be loaded by kexec_load only"],
+        ),
+        (
+            row("not signed", "-l vmlinuz").on("locked").answered(&["kexec_file_load:error=EPERM"]),
+            255,
+            &["locked down (integrity)", "use a signed kernel"],
+        ),
+        (row("busy", "-l vmlinuz").answered(&["kexec_file_load:error=EBUSY"]), 255, &["another process", "try again"]),
+        (
+            row("both calls fail", "-l vmlinuz").answered(&["kexec_file_load:error=ENOEXEC", "kexec_load:error=EPERM"]),
+            255,
+            &["kexec_file_load failed: Exec format error", "then by kexec_load", "run as root"],
+        ),
+    ] {
+        let (ran, said) = run(&dir, Path::new("ours/kexec"), &row);
+        assert_eq!(ran.code, Some(code), "{}: {said}", row.case);
+        for word in words {
+            assert!(said.contains(word), "{}: '{said}' lacks '{word}'", row.case);
+        }
+        let errors = said.lines().filter(|l| l.contains("failed")).count();
+        assert_eq!(errors, 1, "{}: {said}", row.case);
+    }
 }
 
 /// kexec-tools 2.0.32's long options on x86_64, all of them.
