@@ -18,7 +18,18 @@ mod synthetic;
 
 #[path = "readers.rs"]
 mod readers;
+#[allow(dead_code, reason = "shared with the target vm")]
+#[path = "relay.rs"]
+mod relay;
+#[path = "releases.rs"]
+mod releases;
 #[path = "reservation.rs"]
 mod reservation;
 #[path = "suites.rs"]
 mod suites;
+#[path = "systemd.rs"]
+mod systemd;
+#[path = "xen.rs"]
+mod xen;
+#[path = "xen_all.rs"]
+mod xen_all;

@@ -15,7 +15,10 @@ mod kexec;
 mod main_job;
 mod panic;
 mod purgatory;
+#[allow(dead_code, reason = "shared with the target full")]
 mod relay;
 mod rig;
 mod synthetic;
+#[allow(dead_code, reason = "shared with the target full")]
 mod xen;
+mod xen_some;

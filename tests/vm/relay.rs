@@ -133,3 +133,16 @@ pub fn arrived(outcome: &Outcome, stage: &str, suite: &str) {
 pub fn usual(name: &str) -> Relay {
     Relay::new(name).kernel(SUITE, &[])
 }
+
+/// The usual kernel and its initrd, as options.
+pub fn usual_kernel() -> String {
+    format!("/mnt/{SUITE}.vmlinuz --initrd=/mnt/{SUITE}.initrd")
+}
+
+/// Fails the test unless each stage came up, and each but the last was loaded and executed.
+pub fn all_arrived(outcome: &Outcome, stages: &[(&str, &str)]) {
+    outcome.ended().refuse("EXEC-RETURNED");
+    for (stage, suite) in stages {
+        arrived(outcome, stage, suite);
+    }
+}

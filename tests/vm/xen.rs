@@ -76,19 +76,9 @@ pub fn case(suite: &str, spelling: Spelling, firmware: Firmware) {
     check(&boot(usual(&name), &xen.gz, firmware, &load(spelling, "/mnt/xen", XEN_ARGS)), &xen);
 }
 
-#[test]
-fn the_rig_with_upstreams_kexec() {
+/// The same rig by upstream's kexec, which takes no compressed Xen and has no `--vmm`.
+pub fn upstream() {
     let xen = Xen::of(SUITE);
     let line = load(Spelling::Modules, "/mnt/xen", &format!("no-real-mode {XEN_ARGS}"));
     check(&boot(usual("xen-upstream").upstream(), &xen.elf, Firmware::Bios, &line), &xen);
-}
-
-#[test]
-fn bookworms_xen_as_the_document_spells_it() {
-    case("bookworm", Spelling::Vmm, Firmware::Bios);
-}
-
-#[test]
-fn trixies_xen_on_efi_finds_acpi() {
-    case("trixie", Spelling::Modules, Firmware::Efi);
 }
