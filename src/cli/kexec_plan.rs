@@ -69,6 +69,7 @@ impl Shown<'_> {
             None => vec![("command_line", quoted(self.command_line))],
             Some(plan) => vec![
                 ("command_line", quoted(&plan.command_line)),
+                ("modules", list(plan.modules.iter().map(|m| quoted(m)))),
                 ("entry", plan.image.entry.to_string()),
                 (
                     "segments",
@@ -102,6 +103,9 @@ impl Shown<'_> {
 
 fn list(items: impl Iterator<Item = String>) -> String {
     let items: Vec<String> = items.map(|i| format!("    {i}")).collect();
+    if items.is_empty() {
+        return "[]".into();
+    }
     format!("[\n{}\n  ]", items.join(",\n"))
 }
 
@@ -125,6 +129,9 @@ pub fn human(plan: &Plan) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "command line {}", plan.command_line);
     let _ = writeln!(text, "entry        {:#x}", plan.image.entry);
+    for module in &plan.modules {
+        let _ = writeln!(text, "module       {module}");
+    }
     for s in &plan.image.segments {
         let range = s.range.to_string();
         let _ =

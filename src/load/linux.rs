@@ -28,6 +28,8 @@ const FILE_NO_CMA: u64 = 0x10;
 /// `KEXEC_FILE_FORCE_DTB` (Linux 6.17)
 const FILE_FORCE_DTB: u64 = 0x20;
 
+const NO_JUMP: &str = "preserving a kernel's context needs a running kernel built with KEXEC_JUMP, which few are";
+
 /// Which system call loads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Syscall {
@@ -99,7 +101,7 @@ impl Linux {
     /// The call's errno, with its cause on this machine.
     pub fn load_return(&self, entry: u64) -> Result<()> {
         sys::kexec_load(entry, &[(&[], 0, 0)], PRESERVE_CONTEXT)
-            .map_err(|e| self.failed("kexec_load", e, Slot::Next, false))
+            .map_err(|e| self.failed("kexec_load", e, Slot::Next, false).with_hint(NO_JUMP))
     }
 
     fn failed(&self, call: &str, errno: Errno, slot: Slot, file_call: bool) -> Error {
@@ -133,7 +135,10 @@ impl Backend for Linux {
         let mut flags = if slot == Slot::Crash { ON_CRASH } else { 0 };
         flags |= if image.updates_elfcorehdr { UPDATE_ELFCOREHDR } else { 0 };
         flags |= if image.preserves_context { PRESERVE_CONTEXT } else { 0 };
-        sys::kexec_load(image.entry, &segments, flags).map_err(|e| self.failed("kexec_load", e, slot, false))
+        sys::kexec_load(image.entry, &segments, flags).map_err(|e| {
+            let error = self.failed("kexec_load", e, slot, false);
+            if image.preserves_context && e == Errno::INVAL { error.with_hint(NO_JUMP) } else { error }
+        })
     }
 
     fn unload(&mut self, slot: Slot) -> Result<()> {
