@@ -17,6 +17,8 @@ pub struct BzImage {
     pub crc: bool,
     /// Entry points and what they take; the default is everything.
     pub xloadflags: u16,
+    /// Whether it may be loaded where it was not linked for.
+    pub relocatable: bool,
 }
 
 impl Default for BzImage {
@@ -28,6 +30,7 @@ impl Default for BzImage {
             cmdline_size: 2047,
             crc: true,
             xloadflags: 0x7f,
+            relocatable: true,
         }
     }
 }
@@ -48,7 +51,7 @@ impl BzImage {
         at(0x211, &[0x01]); // loadflags: LOADED_HIGH
         at(0x22c, &0x7fff_ffffu32.to_le_bytes()); // initrd_addr_max
         at(0x230, &0x20_0000u32.to_le_bytes()); // kernel_alignment
-        at(0x234, &[1, 21]); // relocatable_kernel, min_alignment
+        at(0x234, &[self.relocatable.into(), 21]); // relocatable_kernel, min_alignment
         at(0x236, &self.xloadflags.to_le_bytes()); // xloadflags
         at(0x238, &self.cmdline_size.to_le_bytes());
         at(0x248, &0x2ccu32.to_le_bytes()); // payload_offset
