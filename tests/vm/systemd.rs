@@ -52,6 +52,10 @@ exec switch_root /mnt /sbin/init";
     let mut fetched = vec!["root", SUITE];
     fetched.extend(PACKAGES);
     run(Command::new("cp").arg("-a").arg(fetch(&fetched)).arg(&root));
+    // What base-files would bring.
+    for dir in ["boot", "dev", "proc", "root", "run", "sys", "tmp", "var/log", "var/lib"] {
+        fs::create_dir_all(root.join(dir)).unwrap_or_else(|e| panic!("make {dir}: {e}"));
+    }
     for (path, from) in [
         ("usr/sbin/kdumpbox", product()),
         ("boot/vmlinuz", Kernel::of(SUITE).vmlinuz()),
