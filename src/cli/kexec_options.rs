@@ -126,7 +126,7 @@ pub(super) struct Options {
     /// treat an ELF kernel as Linux (vmlinux): boot_params, initrd
     #[argh(switch)]
     pub(super) args_linux: bool,
-    /// treat an ELF kernel as a program that takes ELF boot notes (default)
+    /// treat an ELF kernel as a program that takes ELF boot notes (default unless it is Linux)
     #[argh(switch)]
     pub(super) args_elf: bool,
     /// give an ELF kernel no arguments
