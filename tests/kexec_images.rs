@@ -127,6 +127,15 @@ fn trap_a_elf_and_multiboot_in_the_default_mode() {
 }
 
 #[test]
+fn trap_i_an_initrd_with_a_vmlinux_that_is_not_called_linux() {
+    let output = dry_run("bios-crashkernel", &["-l", "vmlinux", "--initrd=ird"]);
+    assert!(
+        output.status.success() && String::from_utf8_lossy(&output.stdout).contains("segment      initrd"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn an_uncompressed_linux_goes_into_the_reservation() {
     golden(
         "bios-vmlinux-crash",

@@ -65,7 +65,7 @@ fn the_next_kernel_on_a_bios_machine() {
 }
 
 #[test]
-fn the_crash_kernel_on_a_bios_machine() {
+fn case_14_the_crash_kernel_on_a_bios_machine() {
     let common = ["-c", "-p", "vmlinuz", "--initrd=ird", "--reuse-cmdline", "--append=irqpoll nr_cpus=1"];
     golden("bios-crash", "bios-crashkernel", &common);
     golden("bios-crash-memmap", "bios-crashkernel", &[&common[..], &["--pass-memmap-cmdline"]].concat());
@@ -80,7 +80,7 @@ fn both_kernels_on_an_efi_machine() {
 }
 
 #[test]
-fn more_ranges_than_the_zero_page_holds() {
+fn case_25_more_ranges_than_the_zero_page_holds() {
     golden("many-ranges-next", "many-ranges", &["-c", "-l", "vmlinuz", "--initrd=ird"]);
 }
 
@@ -90,7 +90,7 @@ fn the_kernel_places_what_it_loads_itself() {
 }
 
 #[test]
-fn what_cannot_be_loaded_is_said_in_one_sentence() {
+fn case_15_trap_n_what_cannot_be_loaded_is_said_in_one_sentence() {
     let long = "x".repeat(2048);
     for (machine, args, code, sentence) in [
         ("bios-no-crashkernel", &["-c", "-p", "vmlinuz"][..], 254, "no memory is reserved for a crash kernel"),
@@ -112,6 +112,7 @@ fn what_cannot_be_loaded_is_said_in_one_sentence() {
         ("five-levels", &["-c", "-l", "four-levels"], 255, "can't be entered with 5-level paging"),
         ("bios-crashkernel", &["-l", "vmlinuz", "--append", &long], 255, "has 2048 bytes, the kernel takes 2047"),
         ("bios-crashkernel", &["-s", "-l", "vmlinuz", "--append", &long[..2017]], 255, "(cmdline_size) less 31 that"),
+        ("bios-crashkernel", &["-c", "-p", "vmlinuz", "--append", &long[..2040]], 255, "the kernel takes 2047"),
         ("bios-crashkernel", &["-c", "-p", "short-command-line"], 255, "the kernel takes 20 (cmdline_size)"),
     ] {
         let output = dry_run(machine, args);

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_running_command_line_is_reused_without_what_must_not_come_twice() {
+    fn trap_m_the_running_command_line_is_reused_without_what_must_not_come_twice() {
         for (running, text, crash, expected) in [
             (None, "a=1", false, "a=1"),
             (Some("BOOT_IMAGE=/vmlinuz ro  quiet"), "", false, "ro quiet"),

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn case_11_xen_with_its_modules_by_version_2() {
+    fn case_11_trap_j_k_xen_with_its_modules_by_version_2() {
         let modules = vec![module("vmlinuz root=x", 0x1234), module("initrd", 5)];
         let plan = plan_of(Version::Two, true, "no-real-mode console=com1", modules).expect("a plan");
         let [kernel, info] = ["kernel", "info"].map(|name| segment(&plan, name));
@@ -325,8 +325,8 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
-        // Trap l: more segments than kexec_load takes are refused, not written behind the end of a table.
+    fn trap_l_what_does_not_fit_is_refused() {
+        // More segments than kexec_load takes are refused, not written behind the end of a table.
         let many = (0..15).map(|n| module(&n.to_string(), 1)).collect();
         let e = plan_of(Version::Two, false, "", many).expect_err("refused").to_string();
         assert!(e.contains("17 segments to verify; the purgatory holds 16"), "{e}");

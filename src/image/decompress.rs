@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_in_a_row_unpack_in_a_row_and_what_follows_them_is_ignored() {
+    fn trap_p_streams_in_a_row_unpack_in_a_row_and_what_follows_them_is_ignored() {
         let data = sample();
         let (first, second) = data.split_at(70_000);
         let xz = |data: &[u8]| {

@@ -252,13 +252,13 @@ fn the_next_kernel_is_placed_as_upstream_would() {
 }
 
 #[test]
-fn the_crash_kernel_is_placed_as_upstream_would() {
+fn case_14_the_crash_kernel_is_placed_as_upstream_would() {
     crash_kernel("bios-crashkernel", [0x2e00_0000, 0x3800_0000]);
     crash_kernel("efi-crashkernel", [0x3100_0000, 0x3b00_0000]);
 }
 
 #[test]
-fn sparse_cpus_are_all_described_where_upstream_stops_at_the_gap() {
+fn trap_q_sparse_cpus_are_all_described_where_upstream_stops_at_the_gap() {
     let case = Case::new("notes", "sparse-cpus");
     let notes: Vec<u64> = our_headers(&case.plan(true)).iter().filter(|h| h[0] == 4).map(|h| h[2]).collect();
     assert_eq!(notes, [0x3ea3_a400, 0x3eb3_a400, 0x3ec3_a400, 0x11e_6000]);
