@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::lab::core::ORACLE;
 use crate::lab::cpio::Archive;
-use crate::lab::{Kernel, Outcome, SUITE, uki};
+use crate::lab::{Kernel, Outcome, SUITE, Xen, uki};
 use crate::relay::{Relay, all_arrived, arrived, said, usual, usual_kernel};
 
 #[test]
@@ -88,6 +88,14 @@ fn each_way_to_execute_does_what_it_says_and_no_more() {
     let trace = "strace -f -qq -o /dev/console -e trace=ioctl,sync,reboot";
     let up = "ip addr add 192.0.2.1/24 dev dummy0; ip link set dummy0 up
 echo LAB-$stage-INTERFACE $(cat /sys/class/net/dummy0/operstate)";
+    let locked = format!(
+        "mount -t securityfs security /sys/kernel/security
+refused() {{ key=$1; shift; echo LAB-$stage-$key $(\"$@\" 2>&1) code $?; }}
+refused SEGMENTS kexec -c -l {kernel}
+refused FILE kexec -l {kernel}
+refused XEN kexec -l --vmm=/mnt/xen {kernel} --append='-- x'
+echo LAB-$stage-LOADED $(cat /sys/kernel/kexec_loaded)"
+    );
     let outcome = Relay::new("execute")
         .kernel(SUITE, &["dummy"])
         .leg(
@@ -112,15 +120,22 @@ kexec -l {kernel} --append=\"$(line quiet)\"
             &format!(
                 "printf '#!/bin/sh\\necho LAB-SHUTDOWN \"$@\"\\nkexec -e\\n' > /sbin/shutdown
 chmod 755 /sbin/shutdown
+MORE=' lockdown=integrity'
 kexec {kernel} --append=\"$(line bare)\"
 sleep 30"
             ),
         )
-        .leg("bare", "true")
+        .leg("bare", &locked)
+        .file("xen", &Xen::of(SUITE).gz)
         .machine()
         .run();
     all_arrived(&outcome, &["first", "plain", "quiet", "forced", "bare"].map(|stage| (stage, SUITE)));
     assert_eq!(outcome.value("LAB-SHUTDOWN "), Some("-r now"), "{}", outcome.tail());
+    for key in ["SEGMENTS", "XEN"] {
+        let answer = said(&outcome, "bare", key);
+        assert!(answer.contains("locked down (integrity), which forbids kexec_load: Xen"), "{key}: {answer}");
+    }
+    assert_eq!(said(&outcome, "bare", "LOADED"), "0", "{}", outcome.tail());
     let during = |stage: &str, next: &str| {
         let (_, after) = outcome.console.split_once(&format!("LAB-{stage}-RELEASE")).expect("it arrived");
         after.split_once(&format!("LAB-{next}-RELEASE")).expect("it arrived").0
