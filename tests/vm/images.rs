@@ -90,7 +90,7 @@ fn each_way_to_execute_does_what_it_says_and_no_more() {
 echo LAB-$stage-INTERFACE $(cat /sys/class/net/dummy0/operstate)";
     let locked = format!(
         "mount -t securityfs security /sys/kernel/security
-refused() {{ key=$1; shift; echo LAB-$stage-$key $(\"$@\" 2>&1) code $?; }}
+refused() {{ key=$1; shift; said=$(\"$@\" 2>&1); echo LAB-$stage-$key code $? $said; }}
 refused SEGMENTS kexec -c -l {kernel}
 refused FILE kexec -l {kernel}
 refused XEN kexec -l --vmm=/mnt/xen {kernel} --append='-- x'
@@ -133,6 +133,7 @@ sleep 30"
     assert_eq!(outcome.value("LAB-SHUTDOWN "), Some("-r now"), "{}", outcome.tail());
     for key in ["SEGMENTS", "XEN"] {
         let answer = said(&outcome, "bare", key);
+        assert!(answer.starts_with("code 255 "), "{key}: {answer}");
         assert!(answer.contains("locked down (integrity), which forbids kexec_load: Xen"), "{key}: {answer}");
     }
     assert_eq!(said(&outcome, "bare", "LOADED"), "0", "{}", outcome.tail());
