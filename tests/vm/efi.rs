@@ -1,4 +1,5 @@
-//! Kernels started on an EFI machine by our own plan: they find ACPI and EFI's runtime services, and can do it again.
+//! Kernels started on an EFI machine by our own plan: they find ACPI, EFI's runtime services and the screen, and can do
+//! it again.
 
 use crate::lab::{Guest, Kernel, Machine, Outcome, SUITE, workdir};
 
@@ -8,13 +9,14 @@ stage=$(sed -n 's/.*stage=\([a-z]*\).*/\1/p' /proc/cmdline)
 echo "LAB-$stage-ACPI $(cat /sys/firmware/efi/systab | grep ACPI20)"
 echo "LAB-$stage-RUNTIME $(cat /sys/firmware/efi/runtime-map/*/phys_addr | sort | tr '\n' ' ')"
 echo "LAB-$stage-CPUS $(grep -c ^processor /proc/cpuinfo)"
+echo "LAB-$stage-SCREEN $(cat /proc/fb) $(cat /sys/class/graphics/fb0/virtual_size) $(cat /sys/class/graphics/fb0/stride)"
 echo "LAB-$stage-TABLES $(ls /sys/firmware/acpi/tables | grep -c .)"
 dmesg | grep -E "efi: .*(EFI v|failed|invalid)|Runtime.*disabled" | sed "s/^/LAB-$stage-SAYS /"
 "#;
 
 /// A machine with OVMF as its firmware.
 fn machine(name: &str, kernel: &Kernel, work: &std::path::Path) -> Machine {
-    Machine::new(name, work, &kernel.vmlinuz()).ovmf().cpu("max").timeout(240)
+    Machine::new(name, work, &kernel.vmlinuz()).ovmf().cpu("max").timeout(240).argument("-vga").argument("std")
 }
 
 fn stage<'a>(outcome: &'a Outcome, stage: &str, key: &str) -> &'a str {
@@ -49,13 +51,14 @@ kexec -e
     let first = with(&second).write(&work.join("first.cpio"));
     let outcome = machine("efi-next", &kernel, &work).initrd(&first).append("stage=first").run();
     outcome.ended();
-    for key in ["ACPI", "RUNTIME", "CPUS", "TABLES"] {
+    for key in ["ACPI", "RUNTIME", "CPUS", "SCREEN", "TABLES"] {
         let found = stage(&outcome, "first", key);
         assert!(found.len() > usize::from(key == "ACPI") * 8, "{key}: '{found}'");
         for later in ["second", "third"] {
             assert_eq!(stage(&outcome, later, key), found, "{key} in the {later} kernel\n{}", outcome.tail());
         }
     }
+    assert!(stage(&outcome, "first", "SCREEN").starts_with("0 EFI VGA "), "{}", outcome.tail());
     for later in ["first", "second", "third"] {
         assert!(stage(&outcome, later, "SAYS").contains("EFI v2."), "{}", outcome.tail());
     }
