@@ -33,6 +33,9 @@ struct Options {
     /// pages (default 0)
     #[argh(option, short = 'd', arg_name = "LEVEL", default = "Level::default()", from_str_fn(level))]
     dump_level: Level,
+    /// of a crashed Xen, leave out the memory of guests and what Xen has free
+    #[argh(switch, short = 'X')]
+    exclude_guests: bool,
     /// replace DUMPFILE if it exists
     #[argh(switch, short = 'f')]
     force: bool,
@@ -185,6 +188,9 @@ impl Write for SinkWriter<'_> {
 
 fn describe(core: &Vmcore, messages: Messages) {
     let release = core.vmcoreinfo().and_then(|i| i.get("OSRELEASE")).unwrap_or("of unknown release");
+    if let Some(xen) = core.xen() {
+        messages.print(Messages::COMMON, &xen.describe(&core.reader()));
+    }
     messages.print(
         Messages::DEBUG,
         &format!("kernel {release}, {} bytes, {} CPUs with registers", core.size(), core.notes().cpus),
@@ -200,7 +206,12 @@ fn save(core: &Vmcore, options: &Options, output: &Path, messages: Messages) -> 
         (_, true) => Codec::Zstd,
         _ => Codec::None,
     };
-    let request = Request { level: options.dump_level, codec, threads: options.num_threads };
+    let request = Request {
+        level: options.dump_level,
+        codec,
+        exclude_guests: options.exclude_guests,
+        threads: options.num_threads,
+    };
     let mut sink = FileSink::create(output, options.force)?;
     let last = Cell::new(Instant::now());
     let progress = |p: Progress| {
@@ -215,7 +226,7 @@ fn save(core: &Vmcore, options: &Options, output: &Path, messages: Messages) -> 
         format!("dump unfinished, what was written is {} and marked incomplete", sink.working_path().display())
     })?;
     sink.finish()?;
-    print_report(&report, codec, output, messages);
+    print_report(&report, options, codec, output, messages);
     Ok(match (&report.incomplete, report.degraded.is_empty()) {
         (Some(_), _) => SAVED_INCOMPLETE,
         (None, false) => SAVED_DEGRADED,
@@ -227,7 +238,7 @@ fn size(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-fn print_report(report: &Report, codec: Codec, output: &Path, messages: Messages) {
+fn print_report(report: &Report, options: &Options, codec: Codec, output: &Path, messages: Messages) {
     for warning in &report.warnings {
         messages.print(Messages::ERROR, &format!("warning: {warning}"));
     }
@@ -245,7 +256,7 @@ fn print_report(report: &Report, codec: Codec, output: &Path, messages: Messages
     messages.print(
         Messages::REPORT,
         &format!(
-            "{} pages: kept {}; zero {}, cache {}, cache with private data {}, user {}, free {}, poisoned {}, offline {}",
+            "{} pages: kept {}; zero {}, cache {}, cache with private data {}, user {}, free {}, poisoned {}, offline {}{}",
             report.pages,
             report.kept,
             report.zero,
@@ -254,7 +265,8 @@ fn print_report(report: &Report, codec: Codec, output: &Path, messages: Messages
             dropped.user,
             dropped.free,
             dropped.hwpoison,
-            dropped.offline
+            dropped.offline,
+            if options.exclude_guests { format!(", of guests {}", dropped.guests) } else { String::new() }
         ),
     );
     messages.print(
