@@ -16,7 +16,7 @@ use crate::target::Sink;
 use crate::target::file::FileSink;
 use crate::vmcore::{self, Vmcore};
 
-/// Saves a crashed kernel's memory: kdump-save [OPTIONS] VMCORE DUMPFILE, or --dump-dmesg VMCORE [FILE].
+/// Saves a crashed kernel's memory: kdump-save [OPTIONS] VMCORE DUMPFILE, or --dump-dmesg|--dump-xen-console VMCORE [FILE].
 ///
 /// VMCORE is /proc/vmcore or a saved ELF core. DUMPFILE is written in the kdump-compressed format, as
 /// DUMPFILE-incomplete until it is whole.
@@ -42,6 +42,9 @@ struct Options {
     /// write the kernel's log to FILE, or to the standard output, instead of a dump
     #[argh(switch)]
     dump_dmesg: bool,
+    /// of a crashed Xen, write the hypervisor's console to FILE, or to the standard output, instead of a dump
+    #[argh(switch)]
+    dump_xen_console: bool,
     /// worker threads (default: one for each CPU, as memory allows)
     #[argh(option, arg_name = "N", default = "0")]
     num_threads: usize,
@@ -132,32 +135,47 @@ fn try_run(options: &Options, messages: Messages) -> Result<u8> {
     if options.zlib && options.zstd {
         return usage("-c and -z exclude each other");
     }
-    let (input, output) = match (options.files.as_slice(), options.dump_dmesg) {
+    let text: Option<(&str, Extract)> = match (options.dump_dmesg, options.dump_xen_console) {
+        (true, true) => return usage("--dump-dmesg and --dump-xen-console exclude each other"),
+        (true, false) => Some(("log", |core, out| vmcore::printk::dmesg(core, out).map(|s| s.bytes))),
+        (false, true) => Some(("console", console)),
+        (false, false) => None,
+    };
+    let (input, output) = match (options.files.as_slice(), text) {
         ([input, output], _) => (input, Some(output)),
-        ([input], true) => (input, None),
-        ([_], false) => return usage("give the DUMPFILE to write"),
+        ([input], Some(_)) => (input, None),
+        ([_], None) => return usage("give the DUMPFILE to write"),
         ([], _) => return usage("give the VMCORE to read"),
         _ => return usage("more than two files given"),
     };
     let core = Vmcore::open(Path::new(input))?;
     describe(&core, messages);
-    match (options.dump_dmesg, output) {
-        (true, Some(output)) if output != "-" => {
+    match (text, output) {
+        (Some((what, extract)), Some(output)) if output != "-" => {
             let mut sink = FileSink::create(Path::new(output), options.force)?;
             let mut writer = SinkWriter { sink: &sink, at: 0 };
-            let stats = vmcore::printk::dmesg(&core, &mut std::io::BufWriter::new(&mut writer));
-            let stats = stats.inspect_err(|_| remove(&sink))?;
+            let bytes = extract(&core, &mut std::io::BufWriter::new(&mut writer));
+            let bytes = bytes.inspect_err(|_| remove(&sink))?;
             sink.finish()?;
-            messages.print(Messages::COMMON, &format!("{} log records saved to {output}", stats.records));
+            messages.print(Messages::COMMON, &format!("{what} of {bytes} bytes saved to {output}"));
             Ok(0)
         }
-        (true, _) => {
-            vmcore::printk::dmesg(&core, &mut std::io::BufWriter::new(std::io::stdout().lock()))?;
+        (Some((_, extract)), _) => {
+            extract(&core, &mut std::io::BufWriter::new(std::io::stdout().lock()))?;
             Ok(0)
         }
-        (false, Some(output)) => save(&core, options, Path::new(output), messages),
-        (false, None) => usage("give the DUMPFILE to write"),
+        (None, Some(output)) => save(&core, options, Path::new(output), messages),
+        (None, None) => usage("give the DUMPFILE to write"),
     }
+}
+
+/// Writes one of the texts in a vmcore and returns how many bytes it has.
+type Extract = fn(&Vmcore, &mut dyn Write) -> Result<u64>;
+
+fn console(core: &Vmcore, out: &mut dyn Write) -> Result<u64> {
+    let text = vmcore::conring::text(core)?;
+    out.write_all(&text).and_then(|()| out.flush()).context(|| "write the console")?;
+    Ok(text.len() as u64)
 }
 
 /// A log that could not be read leaves nothing behind.

@@ -3,6 +3,7 @@
 //! Every byte here comes from a machine that broke. Parsers return less instead of failing, and never panic.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+pub mod conring;
 pub mod elf;
 pub mod frames;
 pub mod input;
