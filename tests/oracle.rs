@@ -13,6 +13,8 @@ mod lab;
 #[path = "support/recorded.rs"]
 mod recorded;
 mod support;
+#[path = "oracle/xen.rs"]
+mod xen;
 
 use lab::{Kernel, SUITE};
 

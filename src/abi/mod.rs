@@ -3,3 +3,4 @@
 pub mod bootparam;
 pub mod diskdump;
 pub mod multiboot;
+pub mod xen_notes;

@@ -155,7 +155,7 @@ fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<(String, &
 fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> Result<(String, &'static str)> {
     let path = directory.join("vmcore");
     let mut sink = FileSink::create(&path, true)?;
-    let request = Request { level, codec: config.codec, threads: 0 };
+    let request = Request { level, codec: config.codec, ..Request::default() };
     let told = Cell::new(Instant::now());
     let progress = |p: dump::Progress| {
         // The supervisor's timer needs no more than this, and a serial console is slow.
@@ -271,7 +271,7 @@ fn nodename(core: &Vmcore) -> Option<String> {
     let name = u64::try_from(info.offset("uts_namespace.name").unwrap_or(4)).ok()?;
     let at = info.symbol("init_uts_ns")?.checked_add(name)?.checked_add(65)?;
     let mut bytes = [0; 65];
-    AddressSpace::new(info, core.loads()).read(&core.reader(), VirtAddr(at), &mut bytes).ok()?;
+    AddressSpace::of(core, info).read(&core.reader(), VirtAddr(at), &mut bytes).ok()?;
     let text = bytes.split(|b| *b == 0).next()?;
     Some(portable(&String::from_utf8_lossy(text))).filter(|n| !n.is_empty())
 }

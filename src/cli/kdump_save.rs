@@ -16,7 +16,7 @@ use crate::target::Sink;
 use crate::target::file::FileSink;
 use crate::vmcore::{self, Vmcore};
 
-/// Saves a crashed kernel's memory: kdump-save [OPTIONS] VMCORE DUMPFILE, or --dump-dmesg VMCORE [FILE].
+/// Saves a crashed kernel's memory: kdump-save [OPTIONS] VMCORE DUMPFILE, or --dump-dmesg|--dump-xen-console VMCORE [FILE].
 ///
 /// VMCORE is /proc/vmcore or a saved ELF core. DUMPFILE is written in the kdump-compressed format, as
 /// DUMPFILE-incomplete until it is whole.
@@ -33,12 +33,18 @@ struct Options {
     /// pages (default 0)
     #[argh(option, short = 'd', arg_name = "LEVEL", default = "Level::default()", from_str_fn(level))]
     dump_level: Level,
+    /// of a crashed Xen, leave out the memory of guests and what Xen has free
+    #[argh(switch, short = 'X')]
+    exclude_guests: bool,
     /// replace DUMPFILE if it exists
     #[argh(switch, short = 'f')]
     force: bool,
     /// write the kernel's log to FILE, or to the standard output, instead of a dump
     #[argh(switch)]
     dump_dmesg: bool,
+    /// of a crashed Xen, write the hypervisor's console to FILE, or to the standard output, instead of a dump
+    #[argh(switch)]
+    dump_xen_console: bool,
     /// worker threads (default: one for each CPU, as memory allows)
     #[argh(option, arg_name = "N", default = "0")]
     num_threads: usize,
@@ -129,32 +135,47 @@ fn try_run(options: &Options, messages: Messages) -> Result<u8> {
     if options.zlib && options.zstd {
         return usage("-c and -z exclude each other");
     }
-    let (input, output) = match (options.files.as_slice(), options.dump_dmesg) {
+    let text: Option<(&str, Extract)> = match (options.dump_dmesg, options.dump_xen_console) {
+        (true, true) => return usage("--dump-dmesg and --dump-xen-console exclude each other"),
+        (true, false) => Some(("log", |core, out| vmcore::printk::dmesg(core, out).map(|s| s.bytes))),
+        (false, true) => Some(("console", console)),
+        (false, false) => None,
+    };
+    let (input, output) = match (options.files.as_slice(), text) {
         ([input, output], _) => (input, Some(output)),
-        ([input], true) => (input, None),
-        ([_], false) => return usage("give the DUMPFILE to write"),
+        ([input], Some(_)) => (input, None),
+        ([_], None) => return usage("give the DUMPFILE to write"),
         ([], _) => return usage("give the VMCORE to read"),
         _ => return usage("more than two files given"),
     };
     let core = Vmcore::open(Path::new(input))?;
     describe(&core, messages);
-    match (options.dump_dmesg, output) {
-        (true, Some(output)) if output != "-" => {
+    match (text, output) {
+        (Some((what, extract)), Some(output)) if output != "-" => {
             let mut sink = FileSink::create(Path::new(output), options.force)?;
             let mut writer = SinkWriter { sink: &sink, at: 0 };
-            let stats = vmcore::printk::dmesg(&core, &mut std::io::BufWriter::new(&mut writer));
-            let stats = stats.inspect_err(|_| remove(&sink))?;
+            let bytes = extract(&core, &mut std::io::BufWriter::new(&mut writer));
+            let bytes = bytes.inspect_err(|_| remove(&sink))?;
             sink.finish()?;
-            messages.print(Messages::COMMON, &format!("{} log records saved to {output}", stats.records));
+            messages.print(Messages::COMMON, &format!("{what} of {bytes} bytes saved to {output}"));
             Ok(0)
         }
-        (true, _) => {
-            vmcore::printk::dmesg(&core, &mut std::io::BufWriter::new(std::io::stdout().lock()))?;
+        (Some((_, extract)), _) => {
+            extract(&core, &mut std::io::BufWriter::new(std::io::stdout().lock()))?;
             Ok(0)
         }
-        (false, Some(output)) => save(&core, options, Path::new(output), messages),
-        (false, None) => usage("give the DUMPFILE to write"),
+        (None, Some(output)) => save(&core, options, Path::new(output), messages),
+        (None, None) => usage("give the DUMPFILE to write"),
     }
+}
+
+/// Writes one of the texts in a vmcore and returns how many bytes it has.
+type Extract = fn(&Vmcore, &mut dyn Write) -> Result<u64>;
+
+fn console(core: &Vmcore, out: &mut dyn Write) -> Result<u64> {
+    let text = vmcore::conring::text(core)?;
+    out.write_all(&text).and_then(|()| out.flush()).context(|| "write the console")?;
+    Ok(text.len() as u64)
 }
 
 /// A log that could not be read leaves nothing behind.
@@ -185,6 +206,9 @@ impl Write for SinkWriter<'_> {
 
 fn describe(core: &Vmcore, messages: Messages) {
     let release = core.vmcoreinfo().and_then(|i| i.get("OSRELEASE")).unwrap_or("of unknown release");
+    if let Some(xen) = core.xen() {
+        messages.print(Messages::COMMON, &xen.describe(&core.reader()));
+    }
     messages.print(
         Messages::DEBUG,
         &format!("kernel {release}, {} bytes, {} CPUs with registers", core.size(), core.notes().cpus),
@@ -200,7 +224,12 @@ fn save(core: &Vmcore, options: &Options, output: &Path, messages: Messages) -> 
         (_, true) => Codec::Zstd,
         _ => Codec::None,
     };
-    let request = Request { level: options.dump_level, codec, threads: options.num_threads };
+    let request = Request {
+        level: options.dump_level,
+        codec,
+        exclude_guests: options.exclude_guests,
+        threads: options.num_threads,
+    };
     let mut sink = FileSink::create(output, options.force)?;
     let last = Cell::new(Instant::now());
     let progress = |p: Progress| {
@@ -215,7 +244,7 @@ fn save(core: &Vmcore, options: &Options, output: &Path, messages: Messages) -> 
         format!("dump unfinished, what was written is {} and marked incomplete", sink.working_path().display())
     })?;
     sink.finish()?;
-    print_report(&report, codec, output, messages);
+    print_report(&report, options, codec, output, messages);
     Ok(match (&report.incomplete, report.degraded.is_empty()) {
         (Some(_), _) => SAVED_INCOMPLETE,
         (None, false) => SAVED_DEGRADED,
@@ -227,7 +256,7 @@ fn size(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-fn print_report(report: &Report, codec: Codec, output: &Path, messages: Messages) {
+fn print_report(report: &Report, options: &Options, codec: Codec, output: &Path, messages: Messages) {
     for warning in &report.warnings {
         messages.print(Messages::ERROR, &format!("warning: {warning}"));
     }
@@ -245,7 +274,7 @@ fn print_report(report: &Report, codec: Codec, output: &Path, messages: Messages
     messages.print(
         Messages::REPORT,
         &format!(
-            "{} pages: kept {}; zero {}, cache {}, cache with private data {}, user {}, free {}, poisoned {}, offline {}",
+            "{} pages: kept {}; zero {}, cache {}, cache with private data {}, user {}, free {}, poisoned {}, offline {}{}",
             report.pages,
             report.kept,
             report.zero,
@@ -254,7 +283,8 @@ fn print_report(report: &Report, codec: Codec, output: &Path, messages: Messages
             dropped.user,
             dropped.free,
             dropped.hwpoison,
-            dropped.offline
+            dropped.offline,
+            if options.exclude_guests { format!(", of guests {}", dropped.guests) } else { String::new() }
         ),
     );
     messages.print(

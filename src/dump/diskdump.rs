@@ -171,7 +171,7 @@ fn utsname(core: &Vmcore) -> NewUtsname {
 fn read_utsname(core: &Vmcore) -> Option<NewUtsname> {
     let info = core.vmcoreinfo()?;
     let at = info.symbol("init_uts_ns")?;
-    let space = AddressSpace::new(info, core.loads());
+    let space = AddressSpace::of(core, info);
     let reader = core.reader();
     // Before its offset was exported the names followed a reference count of 4 bytes.
     let offsets = info.offset("uts_namespace.name").map_or(vec![0, 4], |o| vec![o]);

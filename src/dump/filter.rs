@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Level;
 use super::bitmap::{Bitmap, CHUNK};
+use super::guests;
 use crate::error::{Error, Kind, Result};
 use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
+use crate::vmcore::p2m::{INVALID, P2m};
 use crate::vmcore::pages::{Class, PageLayout};
 use crate::vmcore::sections::Sections;
 use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore};
@@ -33,10 +35,12 @@ pub struct Dropped {
     pub hwpoison: u64,
     /// Logically offline.
     pub offline: u64,
+    /// Memory of a crashed Xen's guests.
+    pub guests: u64,
 }
 
 impl Dropped {
-    fn of(&mut self, class: Class) -> &mut u64 {
+    pub(super) fn of(&mut self, class: Class) -> &mut u64 {
         match class {
             Class::Cache => &mut self.cache,
             Class::CachePrivate => &mut self.cache_private,
@@ -44,12 +48,13 @@ impl Dropped {
             Class::Free => &mut self.free,
             Class::Hwpoison => &mut self.hwpoison,
             Class::Offline => &mut self.offline,
+            Class::Guest => &mut self.guests,
         }
     }
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.cache + self.cache_private + self.user + self.free + self.hwpoison + self.offline
+        self.cache + self.cache_private + self.user + self.free + self.hwpoison + self.offline + self.guests
     }
 }
 
@@ -70,14 +75,17 @@ pub struct Filtered {
     pub warnings: Vec<String>,
 }
 
-/// Decides for all of `core`.
-pub fn filter(core: &Vmcore, level: Level, threads: usize) -> Filtered {
+/// Decides for all of `core`; `exclude_guests` concerns a crashed Xen only.
+pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize) -> Filtered {
     let end_pfn = core.end().0.div_ceil(PAGE_SIZE);
     let mut ram = Bitmap::new(end_pfn);
     for segment in core.segments() {
         ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
     }
     let mut filtered = Filtered { kept: ram.clone(), ram, level, ..Filtered::default() };
+    if exclude_guests {
+        guests::exclude(core, &mut filtered);
+    }
     if !level.needs_struct_pages() {
         return filtered;
     }
@@ -113,11 +121,21 @@ type Drops = Vec<(Range<u64>, Class)>;
 
 impl Scan {
     fn new(core: &Vmcore, level: Level) -> Result<Self> {
-        let info = core.vmcoreinfo().ok_or_else(|| Error::new(Kind::Missing, "the vmcore has no VMCOREINFO note"))?;
+        let info = core.vmcoreinfo().ok_or_else(|| {
+            let of_dom0 = "the vmcore of this Xen has no VMCOREINFO note of dom0's Linux; load the crash kernel by a \
+                           kexec that adds it (kdumpbox's does)";
+            let what = if core.xen().is_some() { of_dom0 } else { "the vmcore has no VMCOREINFO note" };
+            Error::new(Kind::Missing, what)
+        })?;
         let reader = core.reader();
-        let space = AddressSpace::new(info, core.loads());
+        let space = AddressSpace::of(core, info);
         let layout = PageLayout::new(info)?;
-        let sections = Sections::find(info, &space, &reader, core.end().0.div_ceil(PAGE_SIZE))?;
+        if core.xen().is_some() && space.p2m().is_none() {
+            let what = "dom0's list of machine frames (dom0_pfn_to_mfn_frame_list_list) leads nowhere";
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        let end_pfn = space.p2m().map_or(core.end().0.div_ceil(PAGE_SIZE), P2m::end);
+        let sections = Sections::find(info, &space, &reader, end_pfn)?;
         let pinned = pinned(core, &space, &sections);
         Ok(Self { layout, sections, space, level, pinned })
     }
@@ -126,23 +144,39 @@ impl Scan {
         let next = AtomicU64::new(0);
         let broken = Mutex::new((0u64, None));
         let absent = AtomicU64::new(0);
-        let chunks = filtered.ram.chunks();
-        let Filtered { kept, ram, dropped, .. } = filtered;
+        let chunks = self.space.p2m().map_or(filtered.ram.chunks(), |p2m| p2m.end().div_ceil(CHUNK));
+        let Filtered { kept, dropped, .. } = filtered;
         let result = Mutex::new((kept, dropped));
         let work = || {
             let reader = core.reader();
             let mut buffer = Vec::new();
             let mut drops = Drops::new();
+            let mut frames = vec![INVALID; if self.space.p2m().is_some() { CHUNK as usize } else { 0 }];
             loop {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
                 if chunk >= chunks {
                     return;
                 }
-                if ram.is_empty(chunk) {
+                let ranges = match self.space.p2m() {
+                    Some(p2m) => {
+                        p2m.read(&reader, chunk * CHUNK, &mut frames);
+                        with_frames(chunk, &frames)
+                    }
+                    None => covered(core, chunk),
+                };
+                if ranges.is_empty() {
                     continue;
                 }
                 drops.clear();
-                match self.chunk(core, &reader, chunk, &mut buffer, &mut drops) {
+                let outcome = self.chunk(&reader, &ranges, &mut buffer, &mut drops);
+                if let Some(p2m) = self.space.p2m() {
+                    drops =
+                        on_the_machine(&drops, |pfn| match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
+                            Some(frame) => Some(*frame).filter(|f| *f != INVALID),
+                            None => p2m.frame(&reader, pfn),
+                        });
+                }
+                match outcome {
                     Outcome::Read => {
                         let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
                         for (pfns, class) in drops.drain(..) {
@@ -177,22 +211,13 @@ impl Scan {
     }
 
     /// Goes through the struct pages of one chunk's memory.
-    fn chunk(&self, core: &Vmcore, mem: &dyn PhysMem, chunk: u64, buffer: &mut Vec<u8>, drops: &mut Drops) -> Outcome {
-        let pfns = chunk * CHUNK..(chunk + 1) * CHUNK;
-        let segments = core.segments();
-        let first = segments.partition_point(|s| s.phys.end() <= pfns.start * PAGE_SIZE);
+    fn chunk(&self, mem: &dyn PhysMem, ranges: &[Range<u64>], buffer: &mut Vec<u8>, drops: &mut Drops) -> Outcome {
         let (mut some, mut fault) = (false, None);
-        let mut done = pfns.start;
-        for segment in &segments[first..] {
-            let start = done.max(segment.phys.start() / PAGE_SIZE);
-            let end = pfns.end.min(segment.phys.end().div_ceil(PAGE_SIZE));
-            if segment.phys.start() >= pfns.end * PAGE_SIZE {
-                break;
-            }
-            let mut at = start;
-            while at < end {
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
                 // Batches are aligned, so that a head and its first tail page (an even number and the next) are together.
-                let stop = end.min((at / BATCH + 1) * BATCH);
+                let stop = range.end.min((at / BATCH + 1) * BATCH);
                 match self.batch(mem, at..stop, buffer, drops) {
                     Ok(true) => some = true,
                     Ok(false) => {}
@@ -202,7 +227,6 @@ impl Scan {
                 }
                 at = stop;
             }
-            done = done.max(end);
         }
         match fault {
             None => Outcome::Read,
@@ -278,6 +302,50 @@ impl Scan {
             );
         }
     }
+}
+
+/// Page frames of `chunk` that the vmcore has, ascending, each once.
+fn covered(core: &Vmcore, chunk: u64) -> Vec<Range<u64>> {
+    let pfns = chunk * CHUNK..(chunk + 1) * CHUNK;
+    let segments = core.segments();
+    let first = segments.partition_point(|s| s.phys.end() <= pfns.start * PAGE_SIZE);
+    let mut done = pfns.start;
+    let mut ranges = Vec::new();
+    for segment in segments[first..].iter().take_while(|s| s.phys.start() < pfns.end * PAGE_SIZE) {
+        let start = done.max(segment.phys.start() / PAGE_SIZE);
+        let end = pfns.end.min(segment.phys.end().div_ceil(PAGE_SIZE));
+        if start < end {
+            ranges.push(start..end);
+            done = end;
+        }
+    }
+    ranges
+}
+
+/// Page frames of `chunk` that have a machine frame.
+fn with_frames(chunk: u64, frames: &[u64]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for (pfn, _) in (chunk * CHUNK..).zip(frames).filter(|(_, f)| **f != INVALID) {
+        match ranges.last_mut() {
+            Some(last) if last.end == pfn => last.end += 1,
+            _ => ranges.push(pfn..pfn + 1),
+        }
+    }
+    ranges
+}
+
+/// The same runs in machine frames; page frames without one fall out.
+fn on_the_machine(drops: &[(Range<u64>, Class)], frame: impl Fn(u64) -> Option<u64>) -> Drops {
+    let mut out = Drops::new();
+    for (pfns, class) in drops {
+        for frame in pfns.clone().filter_map(&frame) {
+            match out.last_mut() {
+                Some((run, c)) if c == class && run.end == frame => run.end += 1,
+                _ => out.push((frame..frame + 1, *class)),
+            }
+        }
+    }
+    out
 }
 
 /// Pages no reader can do without: the page table's root, the names, the log's head, the section table.

@@ -5,6 +5,7 @@ pub mod bitmap;
 pub mod compress;
 pub mod diskdump;
 pub mod filter;
+pub mod guests;
 pub mod pipeline;
 
 use std::fmt;
@@ -74,6 +75,8 @@ pub struct Request {
     pub level: Level,
     /// How to compress pages.
     pub codec: Codec,
+    /// Whether the memory of a crashed Xen's guests, and what Xen has free, is left out.
+    pub exclude_guests: bool,
     /// Worker threads; 0 takes one for each CPU, fewer if memory is short.
     pub threads: usize,
 }

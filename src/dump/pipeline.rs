@@ -38,7 +38,7 @@ const MAX_WORKERS: usize = 32;
 pub fn save(core: &Vmcore, request: &Request, sink: &dyn Sink, progress: &dyn Fn(Progress)) -> Result<Report> {
     let start = Instant::now();
     let threads = workers(request.threads);
-    let filtered = filter(core, request.level, threads);
+    let filtered = filter(core, request.level, request.exclude_guests, threads);
     let mut report = Report {
         pages: filtered.ram.count(),
         dropped: filtered.dropped,

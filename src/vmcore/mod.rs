@@ -3,15 +3,19 @@
 //! Every byte here comes from a machine that broke. Parsers return less instead of failing, and never panic.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+pub mod conring;
 pub mod elf;
+pub mod frames;
 pub mod input;
 pub mod le;
 pub mod notes;
+pub mod p2m;
 pub mod pages;
 pub mod printk;
 pub mod reader;
 pub mod sections;
 pub mod vmcoreinfo;
+pub mod xen;
 pub mod xlat;
 
 use std::path::Path;

@@ -6,6 +6,8 @@ use super::elf::read_full;
 use super::input::Input;
 use super::le::{index, u32_at, wide};
 use super::vmcoreinfo::VmcoreInfo;
+use super::xen::Xen;
+use crate::abi::xen_notes::{NAME as XEN, VMCOREINFO_XEN, XEN_ELFNOTE_CRASH_INFO, XEN_ELFNOTE_CRASH_REGS};
 use crate::mem::Range;
 
 const NT_PRSTATUS: u32 = 1;
@@ -25,6 +27,8 @@ pub struct Notes {
     pub vmcoreinfo: Option<VmcoreInfo>,
     /// Where that text lies in the file.
     pub vmcoreinfo_at: Option<Range>,
+    /// What the hypervisor says of itself, if there was one.
+    pub xen: Option<Xen>,
     /// Whether a note reaches beyond its area or the file.
     pub cut: bool,
 }
@@ -47,7 +51,7 @@ impl Notes {
     fn walk(&mut self, input: &dyn Input, area: Range) {
         let mut at = area.start();
         for _ in 0..MAX_NOTES {
-            let mut head = [0u8; 12 + 12];
+            let mut head = [0u8; 12 + 16];
             let room = area.end().saturating_sub(at).min(wide(head.len()));
             let Some(wanted) = head.get_mut(..index(room)).filter(|h| h.len() >= 12) else { return };
             let Ok(got) = read_full(input, at, wanted) else { return };
@@ -76,6 +80,15 @@ impl Notes {
         let name = name.split(|b| *b == 0).next().unwrap_or_default();
         if name == b"CORE" && kind == NT_PRSTATUS {
             self.cpus = self.cpus.saturating_add(1);
+        }
+        if name == XEN || name == VMCOREINFO_XEN {
+            let xen = self.xen.get_or_insert_default();
+            match kind {
+                XEN_ELFNOTE_CRASH_REGS if name == XEN => xen.control(input, desc),
+                XEN_ELFNOTE_CRASH_INFO if name == XEN => xen.crash(input, desc),
+                _ if name == VMCOREINFO_XEN => xen.info(input, desc),
+                _ => {}
+            }
         }
         if name != b"VMCOREINFO" || desc.len() > MAX_VMCOREINFO {
             return;

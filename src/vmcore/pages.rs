@@ -22,6 +22,8 @@ pub enum Class {
     Hwpoison,
     /// Logically offline: given back by a balloon or a virtual memory device.
     Offline,
+    /// Memory of a Xen guest.
+    Guest,
 }
 
 /// What the head of some pages says: `1 << order` of them are of `class`; `None` is "keep".

@@ -31,7 +31,7 @@ pub fn dmesg(core: &Vmcore, out: &mut dyn Write) -> Result<Dmesg> {
         Error::new(Kind::Missing, "the vmcore has no VMCOREINFO note, so where the kernel's log lies is not known")
     })?;
     let reader = core.reader();
-    let log = Log { info, space: AddressSpace::new(info, core.loads()), mem: &reader };
+    let log = Log { info, space: AddressSpace::of(core, info), mem: &reader };
     let mut printer = Printer { out, stats: Dmesg::default() };
     if info.symbol("prb").is_some() {
         log.ring(&mut printer).context(|| "read the printk ring")?;

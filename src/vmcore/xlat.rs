@@ -1,11 +1,15 @@
 //! Virtual to physical addresses of a crashed x86_64 kernel (Intel SDM volume 3, 4.5; arch/x86/include/asm/pgtable_types.h).
 //!
 //! Page tables first (4 or 5 levels, any leaf size), then what the PT_LOADs say, then the kernel image's fixed offset.
+//! Under Xen one hop more: dom0's page tables hold machine addresses, but where its image lies it knows in its own
+//! pseudo-physical ones, which [`P2m`] leads on from.
 
 use super::elf::{KERNEL_IMAGE, Load};
 use super::le::{index, wide};
+use super::p2m::P2m;
 use super::vmcoreinfo::VmcoreInfo;
-use super::{Fault, PhysMem};
+use super::xen::Xen;
+use super::{Fault, PhysMem, Vmcore};
 use crate::mem::{PhysAddr, Range, VirtAddr};
 
 /// Bits 51..12 of an entry.
@@ -23,9 +27,10 @@ pub struct Mapped {
     pub len: u64,
 }
 
-/// The kernel half of a crashed kernel's address space.
+/// The kernel half of a crashed kernel's address space, or the hypervisor's.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
+    p2m: Option<P2m>,
     root: Option<u64>,
     levels: u32,
     address_mask: u64,
@@ -43,6 +48,7 @@ impl AddressSpace {
         let sme_mask = info.number("sme_mask").unwrap_or(0);
         let root = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"].iter().find_map(|s| info.symbol(s));
         Self {
+            p2m: None,
             root: root.map(|va| va.wrapping_sub(KERNEL_IMAGE).wrapping_add(phys_base) & !sme_mask & ENTRY_ADDR),
             levels: if info.number("pgtable_l5_enabled") == Some(1) { 5 } else { 4 },
             address_mask: ENTRY_ADDR & !sme_mask,
@@ -51,13 +57,47 @@ impl AddressSpace {
         }
     }
 
+    /// That of the Linux kernel in `core`, be it on the machine or in dom0.
+    pub fn of(core: &Vmcore, info: &VmcoreInfo) -> Self {
+        match core.xen() {
+            None => Self::new(info, core.loads()),
+            // Only an image segment can be dom0's: the others' p_vaddr is that of machine memory nobody mapped there.
+            Some(xen) => {
+                let image: Vec<Load> = core.loads().iter().filter(|l| l.vaddr >= KERNEL_IMAGE).copied().collect();
+                let mut space = Self::new(info, &image);
+                let mem = core.reader();
+                let list = xen.crash.map(|c| c.dom0_pfn_to_mfn_frame_list_list.get());
+                space.p2m = list.and_then(|root| P2m::find(&mem, root));
+                space.root = space.root.and_then(|root| space.p2m?.machine(&mem, PhysAddr(root))).map(|at| at.0);
+                space
+            }
+        }
+    }
+
+    /// That of the hypervisor. Its page tables alone count: they know every layout a build may have.
+    pub fn of_xen(xen: &Xen) -> Self {
+        Self {
+            p2m: None,
+            root: xen.page_table().map(|at| at.0),
+            levels: 4,
+            address_mask: ENTRY_ADDR,
+            phys_base: 0,
+            loads: Vec::new(),
+        }
+    }
+
+    /// The way from page frames to machine frames, if they differ.
+    pub const fn p2m(&self) -> Option<&P2m> {
+        self.p2m.as_ref()
+    }
+
     /// Where `va` leads.
     ///
     /// # Errors
     /// [`Fault::NotMapped`] if no way knows it.
     pub fn translate(&self, mem: &dyn PhysMem, va: VirtAddr) -> Result<Mapped, Fault> {
         let walked = self.walk(mem, va.0);
-        walked.or_else(|| self.by_load(va.0)).or_else(|| self.by_image(va.0)).ok_or(Fault::NotMapped(va.0))
+        walked.or_else(|| self.by_load(va.0)).or_else(|| self.by_image(mem, va.0)).ok_or(Fault::NotMapped(va.0))
     }
 
     /// Page tables. Depth is bounded by the levels, so a table that points at itself ends like any other.
@@ -104,9 +144,13 @@ impl AddressSpace {
         })
     }
 
-    fn by_image(&self, va: u64) -> Option<Mapped> {
+    fn by_image(&self, mem: &dyn PhysMem, va: u64) -> Option<Mapped> {
         let offset = va.checked_sub(KERNEL_IMAGE)?;
         let phys = offset.wrapping_add(self.phys_base);
+        let phys = match &self.p2m {
+            Some(p2m) => p2m.machine(mem, PhysAddr(phys))?.0,
+            None => phys,
+        };
         // The image area has 1 GiB; one page at a time, for nothing proves more.
         (offset < 1 << 30).then_some(Mapped { phys: PhysAddr(phys), len: 4096u64.wrapping_sub(phys & 4095) })
     }

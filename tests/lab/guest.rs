@@ -12,7 +12,7 @@ use super::{Kernel, SUITE, fetch, run};
 
 /// busybox's names that scripts here may use.
 const APPLETS: &str = "sh cat chmod cp cut dd dmesg echo false find free grep head hexdump insmod ip kill killall ln ls lsmod \
-    md5sum mkdir mkfifo mknod modprobe mount mv od poweroff ps reboot rm sed seq sha256sum sleep sort switch_root sync tail tee test \
+    md5sum mkdir mkfifo mknod modprobe mount mv od poweroff ps reboot rm sed seq sha256sum sleep sort stat switch_root sync tail tee test \
     time timeout touch tr true umount uname wc";
 
 /// The way from power on to the script.

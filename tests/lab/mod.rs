@@ -23,6 +23,7 @@ mod kernel;
 mod machine;
 pub mod uki;
 pub mod xen;
+pub mod xen_core;
 
 pub use guest::Guest;
 pub use kernel::Kernel;

@@ -75,6 +75,6 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let input = Changed { base, changes: changes.collect() };
     let Ok(core) = Vmcore::from_input(Box::new(input)) else { return };
     let _ = printk::dmesg(&core, &mut io::sink());
-    let request = Request { level: Level::new(31).expect("a level"), codec: Codec::None, threads: 1 };
+    let request = Request { level: Level::new(31).expect("a level"), codec: Codec::None, threads: 1, exclude_guests: true };
     let _ = dump::save(&core, &request, &Nowhere, &|_| ());
 });
