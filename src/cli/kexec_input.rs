@@ -87,7 +87,12 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
     };
     let path = options.vmm.as_ref().unwrap_or(operand);
     let wanted = options.r#type.as_deref().map(str::parse).transpose()?;
-    let sniffed = image::sniff(slurp(path)?, wanted).context(|| path.clone())?;
+    let glanced = if mode.syscall == Syscall::File { glance(path, wanted, options.no_checks) } else { None };
+    let unchecked = glanced.is_none() && !options.no_checks;
+    let sniffed = match glanced {
+        Some(sniffed) => sniffed,
+        None => image::sniff(slurp(path)?, wanted).context(|| path.clone())?,
+    };
     let Sniffed { kernel, bytes, was_packed, embedded } = sniffed;
     let embedded = embedded.unwrap_or_default();
     for path in &options.initrd {
@@ -98,7 +103,12 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
     let crash = mode.slot == Slot::Crash;
     let mut text = asked_command_line(options, &embedded, &running, crash);
     let kernel = match kernel {
-        image::Kernel::BzImage(image) => bzimage(options, mode.syscall, path, &image)?,
+        image::Kernel::BzImage(image) => {
+            if unchecked {
+                image.check_sum().context(|| path.clone())?;
+            }
+            bzimage(options, mode.syscall, &image)?
+        }
         image::Kernel::Elf(elf) => program(options, *elf)?,
         image::Kernel::Multiboot(kernel) => {
             let xen = options.vmm.is_some() || xen::is_xen(&kernel);
@@ -153,10 +163,7 @@ fn asked_command_line(options: &Options, embedded: &Embedded, running: &str, cra
     command_line::reuse(options.reuse_cmdline.then_some(running), asked.unwrap_or_default(), crash)
 }
 
-fn bzimage(options: &Options, asked: Syscall, path: &str, image: &BzImage) -> Result<Loadable> {
-    if !options.no_checks {
-        image.check_sum().context(|| path.to_owned())?;
-    }
+fn bzimage(options: &Options, asked: Syscall, image: &BzImage) -> Result<Loadable> {
     // kexec-tools' loader of that name enters at the 32-bit entry point; with kexec_file_load it ignores the name.
     let named = options.r#type.as_deref() == Some(image::Type::BzImage.name()) && asked != Syscall::File;
     let entry = match options {
@@ -382,6 +389,22 @@ fn slurp(path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0).saturating_add(1));
     file.read_to_end(&mut bytes).map_err(|e| Error::io(&e, format!("cannot read {path}")).with_kind(Kind::Open))?;
     Ok(bytes)
+}
+
+/// What a plain bzImage is, checked, without keeping it in memory: the kernel reads it again by its descriptor. Behind
+/// its head the bytes are zeros that take no memory. `None` for all else, and for a damaged one: who reads it whole
+/// finds out what is wrong.
+fn glance(path: &str, wanted: Option<image::Type>, no_checks: bool) -> Option<Sniffed> {
+    // More than any header: that of multiboot2 ends before 32 KiB.
+    const HEAD: usize = 64 << 10;
+    let mut file = File::open(path).ok()?;
+    let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let len = usize::try_from(metadata.len()).ok().filter(|len| (HEAD..=image::MAX_UNPACKED).contains(len))?;
+    let mut bytes = vec![0; len];
+    file.read_exact(bytes.get_mut(..HEAD)?).ok()?;
+    let sniffed = image::sniff(bytes, wanted).ok().filter(|sniffed| !sniffed.was_packed)?;
+    let image::Kernel::BzImage(image) = &sniffed.kernel else { return None };
+    (no_checks || image.agrees_with(&mut file).ok()?).then_some(sniffed)
 }
 
 /// A file in memory, filled by `fill`, at its start.

@@ -98,6 +98,14 @@ impl BzImage {
         super::checksum::check(&self.whole)
     }
 
+    /// Whether `file` agrees with the CRC of its build, if it has one, when of this image only the header was read.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn agrees_with(&self, file: &mut (impl std::io::Read + std::io::Seek)) -> std::io::Result<bool> {
+        super::checksum::is_good(&self.whole, file)
+    }
+
     /// What it unpacks when it starts: an ELF file ([`super::Elf`]), compressed, as
     /// [`decompress::unwrap`](super::decompress::unwrap) takes it.
     pub fn payload(&self) -> Bytes {

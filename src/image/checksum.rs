@@ -4,12 +4,17 @@
 //!
 //! The firmware's signature is no concern here; but signing fills in fields of the PE header that the sum saw as zero.
 
+use std::io::{Read, Seek, SeekFrom};
+
 use crate::error::{Error, Kind, Result};
 
 /// Where a PE file keeps its own checksum, from the PE signature on.
 const PE_CHECKSUM: usize = 24 + 64;
 /// Address and size of the signatures (`IMAGE_DIRECTORY_ENTRY_SECURITY`) in a PE32+ file.
 const PE_CERTIFICATES: usize = 24 + 112 + 4 * 8;
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 << 10;
 
 /// What a sum over a message and its own CRC comes to, in the form zlib gives it: every bit set.
 const GOOD: u32 = u32::MAX;
@@ -31,6 +36,36 @@ pub fn check(image: &[u8]) -> Result<bool> {
          (--no-checks loads it all the same)"
     );
     Err(Error::new(Kind::Invalid, text))
+}
+
+/// Whether the first bytes of `file`, as many as `image` has, are what was built, without keeping them: of `image`
+/// itself only the header is looked at. `false` may also be a signature's header in an unusual place.
+///
+/// # Errors
+/// What reading says.
+pub fn is_good(image: &[u8], file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
+    let len = u64::try_from(image.len()).unwrap_or(u64::MAX);
+    let mut last = [0; 4];
+    file.seek(SeekFrom::Start(len.saturating_sub(4)))?;
+    file.read_exact(&mut last)?;
+    if last == [0; 4] {
+        return Ok(true);
+    }
+    file.rewind()?;
+    let (mut crc, mut buffer, mut done) = (libdeflater::Crc::new(), vec![0; CHUNK], 0usize);
+    let blank = signed_fields(image);
+    while done < image.len() {
+        let chunk = buffer.get_mut(..image.len().saturating_sub(done).min(CHUNK)).unwrap_or_default();
+        file.read_exact(chunk)?;
+        for at in blank.iter().flat_map(|(at, len)| *at..at.saturating_add(*len)) {
+            if let Some(byte) = at.checked_sub(done).and_then(|at| chunk.get_mut(at)) {
+                *byte = 0;
+            }
+        }
+        crc.update(chunk);
+        done = done.saturating_add(chunk.len());
+    }
+    Ok(crc.sum() == GOOD)
 }
 
 /// The CRC of `image` with zeros in the places `blank` (offset, bytes), ascending.
@@ -89,6 +124,32 @@ mod tests {
             let e = check(&damaged).expect_err("damaged").to_string();
             assert!(e.contains("do not agree with the CRC 0x"), "{at}: {e}");
         }
+    }
+
+    #[test]
+    fn a_file_read_in_chunks_is_judged_as_in_memory() {
+        let mut image = built();
+        image.truncate(4092);
+        image.resize(3 * CHUNK + 5, 0x5a);
+        let crc = !libdeflater::crc32(&image);
+        image.extend(crc.to_le_bytes());
+        image[0x40 + PE_CHECKSUM] = 0x77;
+        image[0x40 + PE_CERTIFICATES + 1] = 0xd2;
+        assert!(check(&image).expect("good"));
+        let mut known = vec![0; image.len()];
+        known[..4096].copy_from_slice(&image[..4096]);
+        let good = |file: &[u8]| is_good(&known, &mut std::io::Cursor::new(file));
+        let longer = [&image[..], b"signature"].concat();
+        assert!(good(&image).expect("read") && good(&longer).expect("read"));
+        for at in [5, CHUNK - 1, CHUNK, 3 * CHUNK + 8] {
+            let mut damaged = image.clone();
+            damaged[at] ^= 0x10;
+            assert!(!good(&damaged).expect("read"), "{at}");
+        }
+        assert!(good(&image[..image.len() - 1]).is_err(), "cut while it is read");
+        let end = image.len() - 4;
+        image[end..].fill(0);
+        assert!(is_good(&known, &mut std::io::Cursor::new(&image)).expect("no crc"));
     }
 
     #[test]

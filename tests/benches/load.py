@@ -4,7 +4,7 @@ Columns:
   instructions  in user space, counted by callgrind from the first instruction of the C library's loader to the exit.
                 callgrind itself refuses the two system calls with ENOSYS, so the count goes as far as the call, and
                 includes saying so. Its CPU has no SHA-NI and no VPCLMULQDQ: ours falls back to code without them.
-  peak          of resident memory, by wait4, MB. The system calls are answered by strace: no kernel copies.
+  peak          of resident memory, by wait4, KiB. The system calls are answered by strace: no kernel copies.
   user, system  CPU time, ms, of the program as a whole.
 
 Rows: -c places segments itself, -s hands descriptors to the kernel. By -s ours reads the kernel's file to compare it
@@ -79,7 +79,7 @@ for word in sys.argv[5:]:
     programs[name] = [path, "kexec"] if name == "ours" else peer(path)
 machine(room)
 names = [f"{room}/vmlinuz", f"--initrd={room}/initrd", "--append=console=ttyS0"]
-print(f"{'':24}{'instructions':>16}{'peak MB':>10}{'user ms':>10}{'system ms':>11}")
+print(f"{'':24}{'instructions':>16}{'peak KiB':>10}{'user ms':>10}{'system ms':>11}")
 for mode in MODES:
     commands = {name: [*program, *mode, "-l", *names] for name, program in programs.items()}
     measured = {name: [] for name in commands}
@@ -89,4 +89,4 @@ for mode in MODES:
     for name, command in commands.items():
         peak, user, system = (statistics.median(column) for column in zip(*measured[name]))
         row = f"{' '.join(mode)} -l  {name}"
-        print(f"{row:24}{instructions(command):16,}{peak / 1024:10.1f}{user:10.1f}{system:11.1f}", flush=True)
+        print(f"{row:24}{instructions(command):16,}{peak:10,.0f}{user:10.1f}{system:11.1f}", flush=True)
