@@ -3,4 +3,5 @@
 pub mod bootparam;
 pub mod diskdump;
 pub mod multiboot;
+pub mod xen;
 pub mod xen_notes;

@@ -88,7 +88,7 @@ impl Phdr {
 }
 
 fn headers(machine: &Machine, backup: Option<u64>) -> Vec<Phdr> {
-    let notes = machine.cpu_notes.iter().map(|n| n.range).chain(machine.vmcoreinfo);
+    let notes = machine.cpu_notes.iter().map(|n| n.range).chain(machine.xen_vmcoreinfo).chain(machine.vmcoreinfo);
     let mut phdrs: Vec<Phdr> = notes.map(Phdr::note).collect();
     if let (Some(image), Some(stext)) = (machine.kernel_image, machine.layout.stext) {
         let virt = stext & !IMAGE_PAGE.saturating_sub(1);

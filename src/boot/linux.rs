@@ -92,6 +92,9 @@ pub fn plan(request: &Request<'_>) -> Result<Plan> {
     let limits = limits(request)?;
     let above = |low: u64| Range::new(low, kernel.top().max(low)).unwrap_or_default();
     let mut space = Space::new(limits.memory.clone(), limits.memory_name);
+    if request.machine.upwards {
+        space = space.upwards();
+    }
     if kernel.mode == EntryMode::Real {
         return real_mode::plan(request, space, &limits);
     }

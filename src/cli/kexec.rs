@@ -5,14 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::getopt::{self, Outcome};
+use super::kexec_holder::{self, Holder};
 use super::kexec_mode::{Action, After, Mode};
 use super::kexec_options::GRAMMAR;
 pub(super) use super::kexec_options::Options;
 use super::{kexec_help, kexec_load, kexec_plan};
 use crate::error::{Error, Kind, Result};
-use crate::host::{Host, state};
-use crate::load::linux::{Linux, Syscall, falls_back, interfaces_down};
-use crate::load::{Backend, Slot};
+use crate::host::Host;
+use crate::load::Slot;
+use crate::load::linux::{Syscall, falls_back, interfaces_down};
 
 /// Runs `kexec ARGS` with kexec-tools' exit codes.
 pub fn run(args: &[OsString]) -> ExitCode {
@@ -51,31 +52,31 @@ fn try_run(args: &[OsString]) -> Result<u8> {
     }
     let host = Host::new(&options.root);
     if options.print_ckr_size {
-        println!("{}", state::crash_size(&host)?.unwrap_or(0));
+        println!("{}", kexec_holder::crash_size(&host)?);
         return Ok(0);
     }
-    let mode = Mode::from_given(given.iter().map(String::as_str), !options.kernel.is_empty());
+    let mut mode = Mode::from_given(given.iter().map(String::as_str), !options.kernel.is_empty());
     let dry_run = options.dry_run || options.dry_run_json;
     if !host.is_live() && !dry_run {
         return Err(Error::new(Kind::Usage, "--root goes with --dry-run: only the running machine can be changed"));
     }
     refuse(&options, mode)?;
     say_what_is_lost(&options, mode);
-    let mut backend = Linux::new(host.clone(), mode.syscall);
+    let mut holder = Holder::of(&host, &mut mode)?;
     match mode.action {
-        Action::Status => return status(&backend, mode.slot),
+        Action::Status => return status(&mut holder, mode.slot),
         Action::Unload if dry_run => println!("would unload the {}", kexec_plan::slot_name(mode.slot)),
-        Action::Unload => backend.unload(mode.slot).map_err(|e| exit_code_of_call(e, mode.syscall, false))?,
-        Action::Exec => exec(&mut backend, &host, &options, dry_run)?,
+        Action::Unload => holder.backend().unload(mode.slot).map_err(|e| exit_code_of_call(e, mode.syscall, false))?,
+        Action::Exec => exec(&mut holder, &host, &options, dry_run)?,
         Action::Load(after) => {
             let shutdown = if after == After::Shutdown && !dry_run { Some(shutdown_program()?) } else { None };
-            kexec_load::load(&mut backend, &host, &options, mode, dry_run)
+            kexec_load::load(&mut holder, &host, &options, mode, dry_run)
                 .map_err(|e| exit_code_of_call(e, mode.syscall, true))?;
             match shutdown {
                 Some(program) => shut_down(program)?,
                 None if after == After::Rest => {}
                 None if dry_run => println!("would start it then"),
-                None => exec(&mut backend, &host, &options, dry_run)?,
+                None => exec(&mut holder, &host, &options, dry_run)?,
             }
         }
     }
@@ -134,27 +135,28 @@ fn exit_code_of_call(e: Error, syscall: Syscall, load: bool) -> Error {
     }
 }
 
-fn status(backend: &dyn Backend, slot: Slot) -> Result<u8> {
-    match backend.loaded(slot)? {
+fn status(holder: &mut Holder, slot: Slot) -> Result<u8> {
+    match holder.backend().loaded(slot)? {
         Some(loaded) => Ok(u8::from(loaded)),
-        None => Err(no_kexec()),
+        None => Err(holder.no_status()),
     }
 }
 
-fn no_kexec() -> Error {
-    let text = "what is loaded can't be known: /sys/kernel/kexec/loaded and /sys/kernel/kexec_loaded are missing; \
-                mount /sys, or run a kernel with kexec";
-    Error::new(Kind::System, text)
-}
-
 /// Everything is known to work before the first side effect.
-fn exec(backend: &mut dyn Backend, host: &Host, options: &Options, dry_run: bool) -> Result<()> {
-    match backend.loaded(Slot::Next)? {
+fn exec(holder: &mut Holder, host: &Host, options: &Options, dry_run: bool) -> Result<()> {
+    match holder.backend().loaded(Slot::Next)? {
         Some(true) => {}
+        Some(false) if holder.is_xen() => {
+            let text = "Xen says that nothing has been loaded; load a kernel with 'kexec -l' first (again, if another \
+                        tool has loaded twice: that misleads Xen)";
+            return Err(Error::new(Kind::NotLoaded, text));
+        }
         Some(false) => {
             return Err(Error::new(Kind::NotLoaded, "nothing has been loaded; load a kernel with 'kexec -l' first"));
         }
-        None => return Err(no_kexec()),
+        // An old Xen does not say, and refuses by itself where there is nothing.
+        None if holder.is_xen() => {}
+        None => return Err(holder.no_status()),
     }
     if dry_run {
         println!("would start the loaded kernel");
@@ -168,7 +170,7 @@ fn exec(backend: &mut dyn Backend, host: &Host, options: &Options, dry_run: bool
     {
         eprintln!("kexec: {e}; going on");
     }
-    backend.exec()
+    holder.backend().exec()
 }
 
 /// Who shuts down; known before anything is loaded.

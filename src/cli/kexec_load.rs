@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use super::kexec::Options;
+use super::kexec_holder::Holder;
 use super::kexec_input::{self, Input, Loadable};
 use super::kexec_mode::Mode;
 use super::kexec_plan;
@@ -14,54 +15,63 @@ use crate::boot::{elf, multiboot};
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, Machine, state};
 use crate::load::linux::{Files, Linux, Syscall, falls_back};
-use crate::load::{Backend, Slot};
+use crate::load::{Backend, Slot, xen};
 use crate::mem::Range;
 
 /// Loads what `options` name, or prints what would be done.
 ///
 /// # Errors
 /// Everything is known to work before the first side effect; then only what the kernel says.
-pub(super) fn load(backend: &mut Linux, host: &Host, options: &Options, mode: Mode, dry_run: bool) -> Result<()> {
-    if options.load_jump_back_helper {
-        return load_return(backend, options, dry_run);
+pub(super) fn load(holder: &mut Holder, host: &Host, options: &Options, mode: Mode, dry_run: bool) -> Result<()> {
+    match holder {
+        Holder::Linux(linux) if options.load_jump_back_helper => return load_return(linux, options, dry_run),
+        Holder::Xen(_) if options.load_jump_back_helper || options.load_preserve_context => {
+            let text = "Xen returns from no image: --load-preserve-context and --load-jump-back-helper need a machine \
+                        without it";
+            return Err(Error::new(Kind::Usage, text));
+        }
+        _ => {}
     }
     let input = kexec_input::read(host, options, mode)?;
-    if mode.slot == Slot::Crash && host.is_live() && state::crash_size(host)?.unwrap_or(0) == 0 {
+    // Below Xen the reservation is Xen's, and comes with the machine.
+    let unreserved = || Ok(state::crash_size(host)?.unwrap_or(0) == 0);
+    if mode.slot == Slot::Crash && host.is_live() && !holder.is_xen() && unreserved()? {
         return Err(linux::no_reservation());
     }
     if dry_run {
-        let plan =
-            if input.syscall == Syscall::File { None } else { Some(plan(backend, host, options, mode, &input)?) };
+        let plan = if input.syscall == Syscall::File { None } else { Some(plan(holder, host, options, mode, &input)?) };
         let shown = kexec_plan::Shown {
             kernel: &input.path,
             initrds: &input.initrd.names(),
             command_line: &input.command_line,
             slot: mode.slot,
-            syscall: input.syscall,
+            syscall: (!holder.is_xen()).then_some(input.syscall),
             plan: plan.as_ref(),
         };
         print!("{}", if options.dry_run_json { shown.json() } else { shown.human() });
         tell(plan.as_ref());
         return Ok(());
     }
-    let by_segments = |backend: &mut Linux| {
-        let plan = plan(backend, host, options, mode, &input)?;
+    let by_segments = |holder: &mut Holder| {
+        let plan = plan(holder, host, options, mode, &input)?;
         tell(Some(&plan));
         if options.debug {
             eprint!("{}", kexec_plan::human(&plan));
         }
-        backend.load(mode.slot, &plan.image).map_err(|e| match (&input.kernel, e.kind()) {
+        holder.backend().load(mode.slot, &plan.image).map_err(|e| match (&input.kernel, e.kind()) {
             (Loadable::Linux { file_call: true, .. }, _) | (_, Kind::System) => e,
+            _ if holder.is_xen() => e,
             _ => e.with_hint(format!("{} can be loaded by kexec_load only", input.kernel.name())),
         })
     };
-    let by_file = |backend: &Linux| backend.load_files(mode.slot, &files(options, &input)?);
+    let Holder::Linux(linux) = holder else { return by_segments(holder) };
+    let by_file = |linux: &Linux| linux.load_files(mode.slot, &files(options, &input)?);
     match input.syscall {
-        Syscall::Segments => by_segments(backend),
-        Syscall::File => by_file(backend),
-        Syscall::Auto => match by_file(backend) {
+        Syscall::Segments => by_segments(holder),
+        Syscall::File => by_file(linux),
+        Syscall::Auto => match by_file(linux) {
             Err(first) if falls_back(&first) => {
-                by_segments(backend).map_err(|second| second.context(format!("{first}; then by kexec_load")))
+                by_segments(holder).map_err(|second| second.context(format!("{first}; then by kexec_load")))
             }
             outcome => outcome,
         },
@@ -91,8 +101,22 @@ fn load_return(backend: &Linux, options: &Options, dry_run: bool) -> Result<()> 
     backend.load_return(entry)
 }
 
-fn plan(backend: &Linux, host: &Host, options: &Options, mode: Mode, input: &Input) -> Result<Plan> {
-    let machine = backend.machine(mode.slot)?;
+fn plan(holder: &mut Holder, host: &Host, options: &Options, mode: Mode, input: &Input) -> Result<Plan> {
+    let machine = holder.backend().machine(mode.slot)?;
+    if !holder.is_xen() || mode.slot == Slot::Crash {
+        return plan_on(&machine, host, options, mode, input);
+    }
+    // Xen's own heap is no safe place for an image: see there.
+    let inside = xen::inside_crash_area(&machine).map(|m| plan_on(&m, host, options, mode, input));
+    if let Some(Ok(plan)) = inside {
+        return Ok(plan);
+    }
+    let mut plan = plan_on(&machine, host, options, mode, input)?;
+    plan.notices.push(xen::unsafe_place(&machine));
+    Ok(plan)
+}
+
+fn plan_on(machine: &Machine, host: &Host, options: &Options, mode: Mode, input: &Input) -> Result<Plan> {
     let max = options.mem_max.map_or(u64::MAX, |m| m.saturating_add(1));
     let window = Range::new(options.mem_min.unwrap_or(0), max)
         .ok_or_else(|| Error::new(Kind::Usage, "--mem-max lies below --mem-min"))?;
@@ -107,13 +131,19 @@ fn plan(backend: &Linux, host: &Host, options: &Options, mode: Mode, input: &Inp
     };
     match &input.kernel {
         Loadable::Linux { kernel, .. } => {
-            let machine = if options.load_preserve_context { Machine::read(host, true)? } else { machine };
-            plan_linux(options, mode, input, kernel, &machine, window, purgatory)
+            let whole;
+            let machine = if options.load_preserve_context {
+                whole = Machine::read(host, true)?;
+                &whole
+            } else {
+                machine
+            };
+            plan_linux(options, mode, input, kernel, machine, window, purgatory)
         }
         Loadable::Elf { elf, arguments } => elf::plan(&elf::Request {
             elf,
             command_line: arguments.then_some(input.command_line.as_str()),
-            machine: &machine,
+            machine,
             window,
             purgatory,
         }),
@@ -122,7 +152,7 @@ fn plan(backend: &Linux, host: &Host, options: &Options, mode: Mode, input: &Inp
             name: &input.path,
             command_line: &input.command_line,
             modules: modules.clone(),
-            machine: &machine,
+            machine,
             window,
             purgatory,
             xen: *xen,

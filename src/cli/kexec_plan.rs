@@ -24,8 +24,8 @@ pub struct Shown<'a> {
     pub command_line: &'a str,
     /// What it is loaded as.
     pub slot: Slot,
-    /// By which system call.
-    pub syscall: Syscall,
+    /// By which system call; none where Xen takes it.
+    pub syscall: Option<Syscall>,
     /// Our placement; none if the kernel places.
     pub plan: Option<&'a Plan>,
 }
@@ -33,9 +33,10 @@ pub struct Shown<'a> {
 impl Shown<'_> {
     fn syscall_name(&self) -> &'static str {
         match self.syscall {
-            Syscall::Auto => "kexec_file_load, else kexec_load",
-            Syscall::File => "kexec_file_load",
-            Syscall::Segments => "kexec_load",
+            Some(Syscall::Auto) => "kexec_file_load, else kexec_load",
+            Some(Syscall::File) => "kexec_file_load",
+            Some(Syscall::Segments) => "kexec_load",
+            None => "Xen's hypercall",
         }
     }
 

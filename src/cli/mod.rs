@@ -8,6 +8,7 @@ pub mod kdump_save;
 pub mod kdumpbox;
 pub mod kexec;
 mod kexec_help;
+mod kexec_holder;
 mod kexec_input;
 mod kexec_load;
 mod kexec_mode;

@@ -30,6 +30,8 @@ pub struct Machine {
     pub cpu_notes: Vec<CpuNotes>,
     /// The vmcoreinfo note.
     pub vmcoreinfo: Option<Range>,
+    /// The hypervisor's own.
+    pub xen_vmcoreinfo: Option<Range>,
     /// The running kernel's image.
     pub kernel_image: Option<Range>,
     /// The running kernel's code.
@@ -43,6 +45,8 @@ pub struct Machine {
     pub elfcorehdr_size: Option<u64>,
     /// Whether the running kernel, and so the way to the next one, has 5-level paging on.
     pub five_levels: bool,
+    /// Whether images go to the lowest memory that is free: the highest is what the hypervisor hands out.
+    pub upwards: bool,
 }
 
 impl Machine {

@@ -12,6 +12,7 @@ pub mod kcore;
 pub mod machine;
 pub mod notes;
 pub mod state;
+pub mod xen;
 
 pub use machine::Machine;
 

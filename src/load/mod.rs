@@ -5,6 +5,7 @@
 
 pub mod explain;
 pub mod linux;
+pub mod xen;
 
 use crate::error::Result;
 use crate::host::Machine;

@@ -2,6 +2,8 @@
 // UNSAFETY: mappings of files; kexec system calls and interface flags, which no crate wraps.
 #![expect(unsafe_code)]
 
+pub mod privcmd;
+
 use std::os::fd::BorrowedFd;
 
 use rustix::mm::{MapFlags, ProtFlags};
