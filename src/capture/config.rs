@@ -52,6 +52,8 @@ pub struct Config {
     pub level: u8,
     /// Codec for pages.
     pub codec: Codec,
+    /// Whether a crashed Xen's guests are left out.
+    pub exclude_guests: bool,
     /// What follows a saved dump.
     pub final_action: Action,
     /// What follows a failure.
@@ -73,6 +75,7 @@ impl Default for Config {
             path: "/var/crash".into(),
             level: 31,
             codec: Codec::Zstd,
+            exclude_guests: false,
             final_action: Action::Reboot,
             failure_action: Action::Reboot,
             device_timeout: Duration::from_secs(30),
@@ -148,7 +151,7 @@ impl Config {
         Ok(())
     }
 
-    /// `makedumpfile [-c|-z|-l|-p] [-d LEVEL] …`: the level and the codec count, the rest is ours to decide.
+    /// `makedumpfile [-c|-z|-l|-p] [-d LEVEL] [-X] …`: these count, the rest is ours to decide.
     fn core_collector(&mut self, line: &str) -> Result<(), String> {
         let mut words = line.split_whitespace();
         let program = words.next().unwrap_or_default();
@@ -158,6 +161,7 @@ impl Config {
         let mut complaint = Ok(());
         self.codec = Codec::None;
         self.level = 0;
+        self.exclude_guests = false;
         while let Some(word) = words.next() {
             let attached = word.strip_prefix("-d").filter(|v| !v.is_empty() && !word.starts_with("--"));
             let result = match word {
@@ -166,6 +170,10 @@ impl Config {
                 "-l" | "-p" => {
                     self.codec = Codec::Zstd;
                     Err(format!("codec option '{word}' is not supported; zstd is used"))
+                }
+                "-X" => {
+                    self.exclude_guests = true;
+                    Ok(())
                 }
                 "-d" => level(words.next().unwrap_or_default()).map(|l| self.level = l),
                 "--message-level" => {
@@ -237,12 +245,13 @@ mod tests {
 
     #[test]
     fn fedoras_file_is_understood() {
-        let file = "# crash dumps\next4 UUID=\"ABCD-12\" # root\npath var//crash/\ncore_collector makedumpfile -z --message-level 7 -d 17\n\
+        let file = "# crash dumps\next4 UUID=\"ABCD-12\" # root\npath var//crash/\ncore_collector makedumpfile -z --message-level 7 -X -d 17\n\
                     final_action poweroff\nfailure_action halt\nauto_reset_crashkernel yes\n";
         let config = Config::parse(file, "BOOT_IMAGE=/vmlinuz quiet");
         let target = Target { fs: "ext4".into(), device: Device::Uuid("abcd-12".into()) };
         assert_eq!(config.target, Some(target));
         assert_eq!((config.path.as_str(), config.level, config.codec), ("/var/crash", 17, Codec::Zstd));
+        assert!(config.exclude_guests, "-X");
         assert_eq!((config.final_action, config.failure_action), (Action::Poweroff, Action::Halt));
         assert_eq!(config.warnings, [""; 0]);
     }

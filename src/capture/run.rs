@@ -22,7 +22,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::mem::VirtAddr;
 use crate::target::Sink;
 use crate::target::file::FileSink;
-use crate::vmcore::{AddressSpace, Vmcore, printk};
+use crate::vmcore::{AddressSpace, Vmcore, conring, printk};
 
 /// Where the target is mounted.
 pub const MOUNT_POINT: &str = "/target";
@@ -84,6 +84,9 @@ pub fn save(config: &Config) -> Result<()> {
     Message::Directory(directory.display().to_string()).send();
     let mut summary = Summary::default();
     summary.set("status", "started");
+    if let Some((core, xen)) = core.as_ref().ok().and_then(|c| Some((c, c.xen()?))) {
+        summary.set("xen", xen.describe(&core.reader()));
+    }
     summary.set("kernel", crash.release.as_str());
     summary.set("host", crash.host.as_str());
     summary.set("crashed", utc(crash.seconds, '-', ':', "Z"));
@@ -102,6 +105,9 @@ pub fn save(config: &Config) -> Result<()> {
     match &saved {
         Ok(text) => log::info!("vmcore-dmesg.txt saved, {text}"),
         Err(e) => log::error!("the log can't be saved: {e}"),
+    }
+    if core.xen().is_some() {
+        summary.set("xen-console", xen_console(&core, &directory).unwrap_or_else(|e| format!("failed: {e}")));
     }
     summary.set("status", "dmesg");
     summary.set("dmesg", saved.unwrap_or_else(|e| format!("failed: {e}")));
@@ -155,7 +161,7 @@ fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<(String, &
 fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> Result<(String, &'static str)> {
     let path = directory.join("vmcore");
     let mut sink = FileSink::create(&path, true)?;
-    let request = Request { level, codec: config.codec, ..Request::default() };
+    let request = Request { level, codec: config.codec, exclude_guests: config.exclude_guests, threads: 0 };
     let told = Cell::new(Instant::now());
     let progress = |p: dump::Progress| {
         // The supervisor's timer needs no more than this, and a serial console is slow.
@@ -181,21 +187,33 @@ fn describe(report: &Report, config: &Config) -> String {
     text
 }
 
-/// `vmcore-dmesg.txt`: on stable storage under that name, or not at all.
 fn dmesg(core: &Vmcore, directory: &Path) -> Result<String> {
-    let (working, path) = (directory.join("vmcore-dmesg-incomplete.txt"), directory.join("vmcore-dmesg.txt"));
+    let stats = text_file(directory, "vmcore-dmesg", |writer| printk::dmesg(core, writer))?;
+    Ok(format!("{} records, {} bytes", stats.records, stats.bytes))
+}
+
+/// What the hypervisor printed: a crash of its own is nowhere else.
+fn xen_console(core: &Vmcore, directory: &Path) -> Result<String> {
+    let text = conring::text(core)?;
+    let write = |writer: &mut dyn Write| writer.write_all(&text).context(|| "write the console");
+    text_file(directory, "xen-console", write).map(|()| format!("{} bytes", text.len()))
+}
+
+/// `NAME.txt`: on stable storage under that name, or not at all.
+fn text_file<T>(directory: &Path, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let (working, path) = (directory.join(format!("{name}-incomplete.txt")), directory.join(format!("{name}.txt")));
     let what = || format!("write {}", path.display());
     let file = create(&working)?;
     let mut writer = BufWriter::new(&file);
     // Half a log may hold the line that matters: on an error it stays, under the name that says so.
-    let stats = printk::dmesg(core, &mut writer).and_then(|s| writer.flush().context(what).map(|()| s))?;
+    let filled = fill(&mut writer).and_then(|s| writer.flush().context(what).map(|()| s))?;
     let finish = || {
         file.sync_all()?;
         std::fs::rename(&working, &path)?;
         File::open(directory)?.sync_all()
     };
     finish().context(what)?;
-    Ok(format!("{} records, {} bytes", stats.records, stats.bytes))
+    Ok(filled)
 }
 
 fn create(path: &Path) -> Result<File> {

@@ -29,6 +29,12 @@ impl Memory {
         self.write(at, &value.to_le_bytes());
     }
 
+    /// Replaces a whole page.
+    pub fn set_page(&mut self, pfn: u64, page: Vec<u8>) {
+        assert_eq!(page.len() as u64, PAGE);
+        self.pages.insert(pfn, page);
+    }
+
     pub fn read_u64(&self, at: u64) -> u64 {
         let page = self.page(at / PAGE);
         let within = (at % PAGE) as usize;

@@ -5,3 +5,4 @@ pub mod kdump;
 pub mod kernel;
 pub mod log;
 pub mod machine;
+pub mod xen;
