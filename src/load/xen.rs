@@ -180,7 +180,7 @@ impl Xen {
 /// the image is started; `None` if none is reserved.
 ///
 /// Xen keeps a next kernel's image in its heap until then. Where a page of the heap is also one that the image will be
-/// moved to, `kimage_alloc_page` (`xen/common/kimage.c`, every release up to 4.21) loses track of its source: the image
+/// moved to, `kimage_alloc_page` (`xen/common/kimage.c`, seen in 4.17.7, unchanged in 2026) loses track of its source: the image
 /// is corrupt, and dropping it stops the hypervisor. The reserved area is never in the heap.
 pub fn inside_crash_area(machine: &Machine) -> Option<Machine> {
     if machine.crash.is_empty() {
