@@ -31,6 +31,8 @@ pub enum Kind {
     NotLoaded,
     /// A deadline passed.
     Timeout,
+    /// Two files are of different kernels.
+    WrongRelease,
     /// A system call failed for another reason.
     System,
 }
@@ -39,6 +41,8 @@ pub enum Kind {
 pub const SAVED_DEGRADED: u8 = 8;
 /// Exit code of a save whose dump stays marked incomplete: the vmcore itself is cut.
 pub const SAVED_INCOMPLETE: u8 = 9;
+/// Exit code of a save whose vmcore was copied as it is: no dump could be made of it.
+pub const SAVED_RAW: u8 = 10;
 
 impl Kind {
     /// Exit code of `kexec` (kexec-tools' table: 1 usage or open, 253 no system call, 254 no reservation, 255 the rest).
@@ -51,7 +55,8 @@ impl Kind {
         }
     }
 
-    /// Exit code of `kdump-save` and of `init`'s capture; beside these 0, [`SAVED_DEGRADED`] and [`SAVED_INCOMPLETE`].
+    /// Exit code of `kdump-save` and of `init`'s capture; beside these 0, [`SAVED_DEGRADED`], [`SAVED_INCOMPLETE`]
+    /// and [`SAVED_RAW`].
     pub const fn save_code(self) -> u8 {
         match self {
             Kind::Usage => 2,

@@ -1,10 +1,12 @@
 //! Every system call that needs `unsafe`, wrapped so that no caller can misuse it.
-// UNSAFETY: mappings of files; kexec system calls and interface flags, which no crate wraps.
+// UNSAFETY: mappings of files; kexec system calls and interface flags, which no crate wraps; symbols of glibc.
 #![expect(unsafe_code)]
 
 pub mod privcmd;
 
+use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -18,11 +20,52 @@ pub fn ignore_file_size_signal() {
 
 /// A read-only private mapping of a part of a file. Its bytes can only be copied out.
 ///
-/// The file may change or shrink underneath: bytes are read, never referenced; a page that is gone raises SIGBUS,
-/// so map only what can't be truncated (`/proc/vmcore`) or what the caller owns.
+/// The file may change or shrink underneath: bytes are read, never referenced, and a page that is gone fails the copy.
 pub struct Mapping {
     start: *const u8,
     len: usize,
+}
+
+thread_local! {
+    /// Start and end of the mapping that this thread copies from, and whether a page of it was gone: atomic because the
+    /// thread's own signal handler looks at them.
+    static COPYING: [AtomicUsize; 3] = const { [AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)] };
+}
+
+/// What SIGBUS does: a page that is gone from a mapping being copied becomes zeros, and the copy goes on to say so. Any
+/// other one ends the process, as it would have.
+extern "C" fn page_gone(signal: c_int, info: *mut nix::libc::siginfo_t, _context: *mut c_void) {
+    const PAGE: usize = 4096;
+    // SAFETY: the kernel passes a valid siginfo_t to a handler with SA_SIGINFO.
+    let info = unsafe { &*info };
+    // SAFETY: that of SIGBUS has an address in it.
+    let at = unsafe { info.si_addr() }.addr();
+    let ours = COPYING.with(|c| c[0].load(Ordering::Relaxed) <= at && at < c[1].load(Ordering::Relaxed));
+    let page = std::ptr::without_provenance_mut::<c_void>(at & !(PAGE - 1));
+    // SAFETY: the page belongs to a mapping that this thread is reading and nobody else refers to; mmap(2) is a plain
+    // system call here, as safe in a handler as anywhere.
+    let replaced = ours
+        && unsafe {
+            rustix::mm::mmap_anonymous(page, PAGE, ProtFlags::READ, MapFlags::PRIVATE.union(MapFlags::FIXED)).is_ok()
+        };
+    if replaced {
+        COPYING.with(|c| c[2].store(1, Ordering::Relaxed));
+    } else {
+        // SAFETY: the default action needs no handler; the access is tried again and ends the process.
+        unsafe { nix::libc::signal(signal, nix::libc::SIG_DFL) };
+    }
+}
+
+/// Makes [`page_gone`] answer SIGBUS.
+fn expect_gone_pages() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let handler = nix::sys::signal::SigHandler::SigAction(page_gone);
+        let flags = nix::sys::signal::SaFlags::SA_ONSTACK;
+        let action = nix::sys::signal::SigAction::new(handler, flags, nix::sys::signal::SigSet::empty());
+        // SAFETY: the handler touches atomics of its own thread and makes one system call: both may happen at any moment.
+        let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGBUS, &action) };
+    });
 }
 
 // SAFETY: the mapping is read-only, owned by this value, and not tied to the thread that made it.
@@ -34,6 +77,7 @@ impl Mapping {
     /// # Errors
     /// The errno of `mmap(2)`.
     pub fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> rustix::io::Result<Self> {
+        expect_gone_pages();
         // SAFETY: no address is asked for, so the kernel picks one that nothing else uses.
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, fd, offset) }?;
@@ -50,17 +94,28 @@ impl Mapping {
         self.len == 0
     }
 
-    /// Fills `buf` from `offset` bytes into the mapping; `false`, and nothing done, if that is not all inside.
+    /// Fills `buf` from `offset` bytes into the mapping; `false` if that is not all inside, or a page of it is gone from
+    /// the file. Such a page stays zero in this mapping.
     pub fn copy_to(&self, offset: usize, buf: &mut [u8]) -> bool {
         if offset.checked_add(buf.len()).is_none_or(|end| end > self.len) {
             return false;
         }
         // SAFETY: offset is within the mapping, by the test above.
         let from = unsafe { self.start.add(offset) };
+        let start = self.start.addr();
+        let set = |values: [usize; 3]| {
+            COPYING.with(|c| c.iter().zip(values).for_each(|(c, v)| c.store(v, Ordering::Relaxed)));
+            // What the signal handler of this thread may see and change stays on its side of the copy.
+            compiler_fence(Ordering::SeqCst);
+        };
+        set([start, start + self.len, 0]);
         // SAFETY: `buf.len()` bytes from `from` are mapped readable by the test above, `buf` is writable for as many
-        // and can't overlap a mapping that only this value refers to.
+        // and can't overlap a mapping that only this value refers to. A page that is gone is replaced by `page_gone`.
         unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) };
-        true
+        compiler_fence(Ordering::SeqCst);
+        let whole = COPYING.with(|c| c[2].load(Ordering::Relaxed) == 0);
+        set([0; 3]);
+        whole
     }
 }
 
@@ -147,4 +202,70 @@ pub fn interface_down(socket: BorrowedFd<'_>, name: &str) -> rustix::io::Result<
     request.ifr_ifru.ifru_flags = flags & !up;
     // SAFETY: as for the first call; this one only reads the request.
     errno_of(unsafe { nix::libc::ioctl(socket.as_raw_fd(), nix::libc::SIOCSIFFLAGS, &raw const request) }.into())
+}
+
+#[cfg(not(debug_assertions))]
+mod glibc {
+    //! The parts of a static glibc that nothing here can reach, replaced by stubs: 340 KB of the binary.
+    //!
+    //! A static glibc carries its translations, its character set converters, its formatted input and output and its
+    //! resolver into every program, by way of `malloc_stats`, `assert` and thread start, none of which uses them here.
+    //! A symbol defined by the program keeps the archive's own out. Rust formats its own text; zstd and libdeflate print
+    //! nothing. What changes: glibc's own last words (a failed `assert`) lose their text, and the error text of a number
+    //! that glibc doesn't know is empty. Release builds only: without LTO the standard library's dead code asks for the
+    //! real ones. A glibc without one of these names doesn't ask for it.
+
+    use std::ffi::{c_char, c_int, c_uint, c_void};
+
+    /// gettext's lookup (`intl/dcgettext.c`): a message is its own translation, as in the C locale.
+    #[unsafe(no_mangle)]
+    extern "C" fn __dcgettext(_domain: *const c_char, message: *const c_char, _category: c_int) -> *const c_char {
+        message
+    }
+
+    /// The engine of the printf family (`stdio-common/vfprintf-internal.c`): fails, as with a stream that can't be written.
+    #[unsafe(no_mangle)]
+    extern "C" fn __vfprintf_internal(
+        _file: *mut c_void,
+        _format: *const c_char,
+        _args: *mut c_void,
+        _mode: c_uint,
+    ) -> c_int {
+        -1
+    }
+
+    /// The same for wide characters (`stdio-common/vfwprintf-internal.c`).
+    #[unsafe(no_mangle)]
+    extern "C" fn __vfwprintf_internal(
+        _file: *mut c_void,
+        _format: *const c_void,
+        _args: *mut c_void,
+        _mode: c_uint,
+    ) -> c_int {
+        -1
+    }
+
+    /// The engine of the scanf family (`stdio-common/vfscanf-internal.c`): the end of the input.
+    ///
+    /// Its one caller, `pthread_getattr_np`, then says that it doesn't know the main thread's stack, which costs the
+    /// words "has overflowed its stack" and nothing else.
+    #[unsafe(no_mangle)]
+    extern "C" fn __vfscanf_internal(
+        _file: *mut c_void,
+        _format: *const c_char,
+        _args: *mut c_void,
+        _mode: c_uint,
+    ) -> c_int {
+        -1
+    }
+
+    // The resolver's state of a thread (`resolv/res_libc.c`), which thread start sets and nobody reads.
+    std::arch::global_asm!(
+        ".pushsection .tbss.__libc_resp, \"awT\", @nobits",
+        ".globl __libc_resp",
+        ".p2align 3",
+        "__libc_resp: .zero 8",
+        ".size __libc_resp, 8",
+        ".popsection",
+    );
 }

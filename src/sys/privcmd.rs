@@ -14,7 +14,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use super::errno_of;
 use crate::abi::bootparam::boot_e820_entry;
 use crate::abi::xen::{
-    HYPERVISOR_KEXEC_OP, HYPERVISOR_MEMORY_OP, IOCTL_PRIVCMD_HYPERCALL, XENMEM_MACHINE_MEMORY_MAP, privcmd_hypercall,
+    HYPERVISOR_KEXEC_OP, HYPERVISOR_MEMORY_OP, HYPERVISOR_XEN_VERSION, IOCTL_PRIVCMD_HYPERCALL, XEN_COMMANDLINE_LEN,
+    XENMEM_MACHINE_MEMORY_MAP, XENVER_COMMANDLINE, privcmd_hypercall,
 };
 
 const PAGE: usize = 4096;
@@ -74,6 +75,7 @@ impl Hypercall for Privcmd {
         let room = behind.as_ref().map_or(0, |b| b.array.len());
         match (op, cmd) {
             (HYPERVISOR_KEXEC_OP, _) => {}
+            (HYPERVISOR_XEN_VERSION, XENVER_COMMANDLINE) if argument.len() == XEN_COMMANDLINE_LEN => {}
             (HYPERVISOR_MEMORY_OP, XENMEM_MACHINE_MEMORY_MAP) if records <= room / E820_RECORD => {}
             _ => return Err(Errno::INVAL),
         }
