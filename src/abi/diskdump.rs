@@ -17,8 +17,14 @@ pub const SIGNATURE: [u8; 8] = *b"KDUMP   ";
 pub const HEADER_VERSION: i32 = 6;
 /// `status` and `page_desc.flags`: zlib.
 pub const DUMP_DH_COMPRESSED_ZLIB: u32 = 0x1;
+/// `status` and `page_desc.flags`: LZO1X.
+pub const DUMP_DH_COMPRESSED_LZO: u32 = 0x2;
+/// `status` and `page_desc.flags`: snappy's block format.
+pub const DUMP_DH_COMPRESSED_SNAPPY: u32 = 0x4;
 /// `status`: not everything was written.
 pub const DUMP_DH_COMPRESSED_INCOMPLETE: u32 = 0x8;
+/// `status`: struct pages that describe only pages left out were left out too (makedumpfile -e).
+pub const DUMP_DH_EXCLUDED_VMEMMAP: u32 = 0x10;
 /// `status` and `page_desc.flags`: zstd.
 pub const DUMP_DH_COMPRESSED_ZSTD: u32 = 0x20;
 

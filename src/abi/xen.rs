@@ -18,6 +18,12 @@ pub const IOCTL_PRIVCMD_HYPERCALL: u64 = 0x30_5000;
 
 /// `__HYPERVISOR_memory_op`
 pub const HYPERVISOR_MEMORY_OP: u64 = 12;
+/// `__HYPERVISOR_xen_version`
+pub const HYPERVISOR_XEN_VERSION: u64 = 17;
+/// `XENVER_commandline`
+pub const XENVER_COMMANDLINE: u64 = 9;
+/// Bytes of `xen_commandline_t`.
+pub const XEN_COMMANDLINE_LEN: usize = 1024;
 /// `__HYPERVISOR_kexec_op`
 pub const HYPERVISOR_KEXEC_OP: u64 = 37;
 

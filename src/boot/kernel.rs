@@ -13,7 +13,7 @@ use crate::abi::bootparam::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::image::elf::{Load, Machine};
-use crate::image::{BzImage, Elf};
+use crate::image::{self, BzImage, Elf};
 use crate::mem::{Bytes, PAGE_SIZE};
 
 /// Steps in which `startup_64` can be moved (`PMD_SIZE`).
@@ -113,6 +113,30 @@ impl Kernel {
             entry: elf.entry.saturating_sub(base),
             setup: Bytes::default(),
         })
+    }
+
+    /// The kernel inside a bzImage, entered where the bzImage would end up: no memory is needed to unpack it in, and no
+    /// time. What the code that unpacks does besides (KASLR, switching the number of paging levels) is not done.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if the image holds no x86_64 kernel in a format known here, or one that can't be moved.
+    pub fn unpacked(packed: &BzImage) -> Result<Self> {
+        let invalid = |text: &str| Error::new(Kind::Invalid, text);
+        let payload = packed.payload();
+        let bytes = match image::decompress::unwrap(&payload, image::MAX_UNPACKED)? {
+            Some(bytes) => Bytes::from(bytes),
+            None => payload,
+        };
+        let elf = Elf::parse(&bytes)?.ok_or_else(|| invalid("its payload is no ELF file"))?;
+        let kernel = Self::from_vmlinux(&elf)?;
+        if !packed.is_relocatable() || kernel.align.is_none() {
+            return Err(invalid("it is not relocatable"));
+        }
+        let mut header = packed.header.clone();
+        header.kernel_alignment = kernel.header.kernel_alignment;
+        header.pref_address = kernel.header.pref_address;
+        header.init_size = kernel.header.init_size;
+        Ok(Self { header, setup: packed.setup(), ..kernel })
     }
 
     /// Longest command line in bytes, without the final NUL.

@@ -96,6 +96,7 @@ pub fn low_memory(machine: &Machine, notices: &mut Vec<String>) -> Result<Low> {
                 None => notices.push(format!("Xen will find no ACPI and so one CPU only: the RSDP is at {at:#x}")),
             }
         }
+        None if machine.bios => {}
         None => notices.push("Xen may find no ACPI: the running kernel does not say where the RSDP is".into()),
     }
     if u64::from(low.lower_kib) * 1024 < LOWEST_EBDA {
@@ -210,6 +211,9 @@ mod tests {
         assert_eq!((low.dom0_arguments.as_str(), notices.len()), ("", 0));
         let low = low_memory(&machine(0x9_7c40), &mut notices).expect("decided");
         assert_eq!(words(&low), [0x97c4, 0x260]);
+        let unknown = Machine { bios: true, ..machine(0) };
+        assert_eq!(words(&low_memory(&unknown, &mut notices).expect("decided")), [0, 0x260]);
+        assert!(notices.is_empty(), "{notices:?}");
     }
 
     #[test]

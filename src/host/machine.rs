@@ -26,6 +26,8 @@ pub struct Machine {
     pub boot_params: Option<Box<boot_params>>,
     /// EFI's tables.
     pub efi: Option<Efi>,
+    /// Whether it is known that a BIOS started it, so that whoever wants ACPI finds it where BIOSes put it.
+    pub bios: bool,
     /// Buffers for the registers of every CPU.
     pub cpu_notes: Vec<CpuNotes>,
     /// The vmcoreinfo note.

@@ -57,9 +57,19 @@ pub fn load_limit(host: &Host, crash: bool) -> Option<u64> {
 
 /// Whether the kernel runs with 5-level paging: the CPU flag is hidden otherwise.
 pub fn five_levels(host: &Host) -> bool {
+    has_cpu_flag(host, &["la57"])
+}
+
+/// Whether this is a guest whose memory the CPU encrypts or may encrypt (AMD SEV, Intel TDX).
+pub fn encrypted_guest(host: &Host) -> bool {
+    has_cpu_flag(host, &["tdx_guest"]) || has_cpu_flag(host, &["hypervisor"]) && has_cpu_flag(host, &["sev", "sev_es"])
+}
+
+/// Whether `/proc/cpuinfo` lists any of `names`.
+fn has_cpu_flag(host: &Host, names: &[&str]) -> bool {
     let text = host.text("proc/cpuinfo").ok().flatten().unwrap_or_default();
     let flags = text.lines().find_map(|l| l.strip_prefix("flags")).unwrap_or_default();
-    flags.split_ascii_whitespace().any(|f| f == "la57")
+    flags.split_ascii_whitespace().any(|f| names.contains(&f))
 }
 
 /// Pages of memory the kernel manages, from `MemTotal` in `/proc/meminfo`.
@@ -96,6 +106,10 @@ mod tests {
         assert_eq!(total_pages(&host), Some(524_288));
         assert!(!five_levels(&host));
         write("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu la57 xsave\n");
-        assert!(five_levels(&host));
+        assert!(five_levels(&host) && !encrypted_guest(&host));
+        for (flags, expected) in [("fpu sev", false), ("hypervisor sev", true), ("hypervisor tdx_guest", true)] {
+            write("proc/cpuinfo", &format!("flags\t\t: {flags}\n"));
+            assert_eq!(encrypted_guest(&host), expected, "{flags}");
+        }
     }
 }

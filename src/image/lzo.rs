@@ -1,9 +1,9 @@
-//! LZO: the container of lzop as `lib/decompress_unlzo.c` reads it, and LZO1X (`Documentation/staging/lzo.rst`; the
-//! format of bitstream version 0, which is what lzop writes).
+//! LZO: the container of lzop as `lib/decompress_unlzo.c` reads it.
 //!
 //! Output grows as it is decoded: no announced size is believed before its bytes are there.
 
 use super::decompress::Fault;
+use crate::codec::lzo;
 
 /// lzop's first bytes.
 pub(super) const MAGIC: &[u8] = &[0x89, b'L', b'Z', b'O', 0, 0x0d, 0x0a, 0x1a, 0x0a];
@@ -51,26 +51,6 @@ impl<'a> Input<'a> {
     fn size(&mut self) -> Result<usize, Fault> {
         self.be32().map(|n| usize::try_from(n).unwrap_or(usize::MAX))
     }
-
-    /// A number that may not fit its instruction: 0 there says `base` plus what follows, 255 for each zero byte.
-    fn length(&mut self, bits: usize, base: usize) -> Result<usize, Fault> {
-        if bits != 0 {
-            return Ok(bits);
-        }
-        let mut length = base;
-        loop {
-            match self.byte()? {
-                0 => length = length.saturating_add(255),
-                last => return Ok(length.saturating_add(last)),
-            }
-        }
-    }
-
-    /// Distance (less one, or its low part) and literals behind the match: 14 and 2 bits.
-    fn distance(&mut self) -> Result<(usize, usize), Fault> {
-        let word = usize::from(u16::from_le_bytes(self.array()?));
-        Ok((word >> 2, word & 3))
-    }
 }
 
 /// Unpacks one lzop file, which `file` begins with, behind `out`; returns what follows it.
@@ -100,7 +80,7 @@ pub(super) fn unpack<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Res
         if packed == unpacked {
             out.extend_from_slice(bytes);
         } else {
-            block(bytes, out, end)?;
+            lzo::decode(bytes, out, end).map_err(Fault::Broken)?;
         }
         let block = out.get(start..).unwrap_or_default();
         if adler.is_some_and(|sum| sum != libdeflater::adler32(block))
@@ -140,86 +120,4 @@ fn header(input: &mut Input) -> Result<u32, Fault> {
         input.take(4)?;
     }
     Ok(flags)
-}
-
-/// Decodes LZO1X behind `out`, which must then be `end` bytes long.
-fn block(packed: &[u8], out: &mut Vec<u8>, end: usize) -> Result<(), Fault> {
-    let start = out.len();
-    let mut input = Input(packed);
-    // Literals copied by the last instruction: 0 to 3 with a match, 4 for a run of its own.
-    let mut state = 0;
-    if let Some(first) = packed.first().copied().map(usize::from).filter(|first| *first > 17) {
-        input.byte()?;
-        let count = first.saturating_sub(17);
-        literals(&mut input, count, out, end)?;
-        state = count.min(4);
-    }
-    loop {
-        let op = input.byte()?;
-        // Low bits of the distance in an instruction of two bytes.
-        let low = op >> 2;
-        let (len, distance, after) = match op {
-            0..=15 if state == 0 => {
-                let count = input.length(op, 15)?.saturating_add(3);
-                literals(&mut input, count, out, end)?;
-                state = 4;
-                continue;
-            }
-            0..=15 => {
-                let distance = (input.byte()? << 2).saturating_add(low);
-                if state == 4 {
-                    (3, distance.saturating_add(2049), op & 3)
-                } else {
-                    (2, distance.saturating_add(1), op & 3)
-                }
-            }
-            16..=31 => {
-                let len = input.length(op & 7, 7)?;
-                let (distance, after) = input.distance()?;
-                let distance = distance.saturating_add((op & 8) << 11);
-                if distance == 0 {
-                    let whole = input.0.is_empty() && out.len() == end;
-                    return if whole { Ok(()) } else { Err(Fault::Broken("a block ends at the wrong place")) };
-                }
-                (len.saturating_add(2), distance.saturating_add(0x4000), after)
-            }
-            32..=63 => {
-                let len = input.length(op & 31, 31)?;
-                let (distance, after) = input.distance()?;
-                (len.saturating_add(2), distance.saturating_add(1), after)
-            }
-            _ => {
-                let distance = (input.byte()? << 3).saturating_add(low & 7);
-                ((op >> 5).saturating_add(1), distance.saturating_add(1), op & 3)
-            }
-        };
-        copy(len, distance, start, out, end)?;
-        literals(&mut input, after, out, end)?;
-        state = after;
-    }
-}
-
-fn literals(input: &mut Input, count: usize, out: &mut Vec<u8>, end: usize) -> Result<(), Fault> {
-    let bytes = input.take(count)?;
-    if end.saturating_sub(out.len()) < count {
-        return Err(Fault::Broken("a block unpacks to more than it announces"));
-    }
-    out.extend_from_slice(bytes);
-    Ok(())
-}
-
-/// Repeats `len` bytes from `distance` back; they may overlap what they make.
-fn copy(len: usize, distance: usize, start: usize, out: &mut Vec<u8>, end: usize) -> Result<(), Fault> {
-    let from = out.len().checked_sub(distance).filter(|from| *from >= start);
-    let from = from.ok_or(Fault::Broken("a match begins before its block"))?;
-    if end.saturating_sub(out.len()) < len {
-        return Err(Fault::Broken("a block unpacks to more than it announces"));
-    }
-    let mut left = len;
-    while left > 0 {
-        let now = left.min(out.len().saturating_sub(from));
-        out.extend_from_within(from..from.saturating_add(now));
-        left = left.saturating_sub(now);
-    }
-    Ok(())
 }

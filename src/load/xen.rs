@@ -15,14 +15,15 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use super::{Backend, Slot};
 use crate::abi::bootparam::{boot_e820_entry, boot_params};
 use crate::abi::xen::{
-    EM_X86_64, HYPERVISOR_KEXEC_OP, HYPERVISOR_MEMORY_OP, KEXEC_CMD_GET_RANGE, KEXEC_CMD_KEXEC, KEXEC_CMD_LOAD,
-    KEXEC_CMD_STATUS, KEXEC_CMD_UNLOAD, KEXEC_RANGE_MA_CPU, KEXEC_RANGE_MA_CRASH, KEXEC_RANGE_MA_VMCOREINFO,
-    KEXEC_TYPE_CRASH, KEXEC_TYPE_DEFAULT, LOAD_SEGMENTS_AT, MAP_BUFFER_AT, XEN_SEGMENTS, XENMEM_MACHINE_MEMORY_MAP,
-    xen_kexec_exec, xen_kexec_load, xen_kexec_range, xen_kexec_segment, xen_memory_map,
+    EM_X86_64, HYPERVISOR_KEXEC_OP, HYPERVISOR_MEMORY_OP, HYPERVISOR_XEN_VERSION, KEXEC_CMD_GET_RANGE, KEXEC_CMD_KEXEC,
+    KEXEC_CMD_LOAD, KEXEC_CMD_STATUS, KEXEC_CMD_UNLOAD, KEXEC_RANGE_MA_CPU, KEXEC_RANGE_MA_CRASH,
+    KEXEC_RANGE_MA_VMCOREINFO, KEXEC_TYPE_CRASH, KEXEC_TYPE_DEFAULT, LOAD_SEGMENTS_AT, MAP_BUFFER_AT,
+    XEN_COMMANDLINE_LEN, XEN_SEGMENTS, XENMEM_MACHINE_MEMORY_MAP, XENVER_COMMANDLINE, xen_kexec_exec, xen_kexec_load,
+    xen_kexec_range, xen_kexec_segment, xen_memory_map,
 };
 use crate::error::{Error, Kind, Result};
 use crate::host::notes::{self, CpuNotes};
-use crate::host::{Host, Machine, efi};
+use crate::host::{Host, Machine, efi, parse_number};
 use crate::mem::{Bytes, Image, MIB, MemoryMap, MemoryType, Range, Ranges, Segment};
 use crate::sys::privcmd::{Behind, Hypercall, Privcmd};
 
@@ -89,6 +90,26 @@ impl Xen {
     pub fn crash_area(&self) -> Result<Option<Range>> {
         let asked = self.range(KEXEC_RANGE_MA_CRASH, 0);
         asked.map_err(|e| failed("asking Xen for the memory reserved for crash kernels failed", e))
+    }
+
+    /// Bytes of memory that Xen found in the machine.
+    ///
+    /// # Errors
+    /// Xen's errno, with its cause.
+    pub fn ram(&self) -> Result<u64> {
+        Ok(self.memory_map()?.ram().total())
+    }
+
+    /// Xen's own command line.
+    ///
+    /// # Errors
+    /// Xen's errno, with its cause.
+    pub fn command_line(&self) -> Result<String> {
+        let mut line = [0; XEN_COMMANDLINE_LEN];
+        let asked = self.calls.call(HYPERVISOR_XEN_VERSION, XENVER_COMMANDLINE, &mut line, None);
+        asked.map_err(|e| failed("asking Xen for its command line failed", e))?;
+        let text = line.split(|b| *b == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
     }
 
     /// A range of machine memory; `None` for one of no bytes, by which Xen says that there is none.
@@ -286,13 +307,18 @@ impl Backend for Xen {
             params.screen_info = running.screen_info;
             params.acpi_rsdp_addr = running.acpi_rsdp_addr;
         }
-        if let Some(rsdp) = efi::read(&self.host)?.and_then(|efi| efi.acpi_rsdp) {
+        // A Xen that was itself started by kexec has no EFI tables, but told dom0 in words.
+        let line = self.host.text("proc/cmdline")?.unwrap_or_default();
+        let told =
+            line.split_whitespace().filter_map(|word| parse_number(word.strip_prefix("acpi_rsdp=")?)).next_back();
+        if let Some(rsdp) = efi::read(&self.host)?.and_then(|efi| efi.acpi_rsdp).or(told) {
             params.acpi_rsdp_addr = rsdp.into();
         }
         let mut machine = Machine {
             system_ram: map.ram(),
             map,
             crash: self.crash_area()?.into_iter().collect(),
+            bios: !self.host.path("sys/firmware/efi").exists() && told.is_none(),
             boot_params: Some(Box::new(params)),
             upwards: true,
             ..Machine::default()

@@ -190,6 +190,23 @@ fn a_crash_kernels_machine_is_xens() {
 }
 
 #[test]
+fn where_acpi_is_comes_from_whoever_knows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (xen, _) = xen(&Host::new(dir.path()));
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    let found = || xen.machine(Slot::Next).map(|m| (m.rsdp(), m.bios)).expect("read");
+    assert_eq!(found(), (None, true), "a BIOS: Xen looks for itself");
+    write("proc/cmdline", "root=/dev/vda1 acpi_rsdp=0x3f77e014 ro\n");
+    assert_eq!(found(), (Some(0x3f77_e014), false), "as dom0 was told by a kexec before");
+    write("sys/firmware/efi/systab", "ACPI20=0x3f99e014\nACPI=0x3f99e000\n");
+    assert_eq!(found(), (Some(0x3f99_e014), false));
+}
+
+#[test]
 fn without_a_reservation_xens_command_line_is_named() {
     let (xen, recorder) = xen(&nowhere());
     recorder.0.borrow_mut().crash = (0, 0);

@@ -19,6 +19,8 @@ pub struct BzImage {
     pub xloadflags: u16,
     /// Whether it may be loaded where it was not linked for.
     pub relocatable: bool,
+    /// What it would unpack, compressed; noise where empty.
+    pub payload: Vec<u8>,
 }
 
 impl Default for BzImage {
@@ -31,6 +33,7 @@ impl Default for BzImage {
             crc: true,
             xloadflags: 0x7f,
             relocatable: true,
+            payload: Vec::new(),
         }
     }
 }
@@ -55,7 +58,8 @@ impl BzImage {
         at(0x236, &self.xloadflags.to_le_bytes()); // xloadflags
         at(0x238, &self.cmdline_size.to_le_bytes());
         at(0x248, &0x2ccu32.to_le_bytes()); // payload_offset
-        at(0x24c, &(self.code_len - 0x300).to_le_bytes()); // payload_length
+        let payload_len = if self.payload.is_empty() { self.code_len - 0x300 } else { self.payload.len() as u32 };
+        at(0x24c, &payload_len.to_le_bytes()); // payload_length
         at(0x258, &0x100_0000u64.to_le_bytes()); // pref_address
         at(0x260, &self.init_size.to_le_bytes());
         let mut noise = 1u32;
@@ -63,6 +67,8 @@ impl BzImage {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             *byte = (noise >> 24) as u8;
         }
+        let payload = setup + 0x2cc;
+        file[payload..payload + self.payload.len()].copy_from_slice(&self.payload);
         let end = file.len() - 4;
         let crc = if self.crc { remainder(&file[..end]) } else { 0 };
         file[end..].copy_from_slice(&crc.to_le_bytes());
