@@ -1,9 +1,11 @@
 //! Addresses, ranges, memory maps and kexec segments: the words every station speaks.
 
+pub mod bitmap;
 pub mod map;
 pub mod range;
 pub mod segment;
 
+pub use bitmap::Bitmap;
 pub use map::{MemoryMap, MemoryType};
 pub use range::{Range, Ranges};
 

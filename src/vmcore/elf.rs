@@ -12,6 +12,8 @@ use crate::mem::{Range, Ranges};
 
 const EHDR_SIZE: usize = 64;
 const PHDR_SIZE: u64 = 56;
+/// `e_flags` of a core whose writer did not come to its end.
+pub const DUMP_ELF_INCOMPLETE: u32 = 1;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// `e_phnum` of a file whose true count is in section header 0 (`sh_info`).
@@ -45,6 +47,10 @@ pub struct Layout {
     pub segments: Vec<Load>,
     /// Bytes of memory the headers promise beyond the file's end.
     pub missing: u64,
+    /// Bytes of memory the headers name without file bytes (`p_memsz` beyond `p_filesz`).
+    pub left_out: u64,
+    /// Whether the producer marked it incomplete (`DUMP_ELF_INCOMPLETE` in `e_flags`, as makedumpfile does).
+    pub marked: bool,
     /// What was wrong with the headers, in sentences.
     pub warnings: Vec<String>,
 }
@@ -73,6 +79,21 @@ impl Layout {
     /// # Errors
     /// [`Kind::Invalid`] when the file is no ELF64 core of x86_64, or holds no memory.
     pub fn read(input: &dyn Input) -> Result<Self> {
+        let layout = Self::headers(input)?;
+        if layout.segments.is_empty() {
+            return Err(invalid(match layout.missing {
+                0 => "it has no PT_LOAD segment with memory in it".to_owned(),
+                n => format!("the file ends before the memory its headers promise ({n:#x} bytes)"),
+            }));
+        }
+        Ok(layout)
+    }
+
+    /// The same of a file that may hold no memory.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when the file is no ELF64 core of x86_64.
+    pub fn headers(input: &dyn Input) -> Result<Self> {
         let mut ehdr = [0u8; EHDR_SIZE];
         let got = read_full(input, 0, &mut ehdr).map_err(|e| Error::io(&e, "read the ELF header"))?;
         identify(&ehdr, got)?;
@@ -81,16 +102,11 @@ impl Layout {
         if u64::from(phentsize) != PHDR_SIZE {
             return Err(invalid(format!("e_phentsize is {phentsize}, but an ELF64 program header has 56 bytes")));
         }
-        let mut layout = Layout::default();
+        let marked = u32_at(&ehdr, 48).is_some_and(|flags| flags & DUMP_ELF_INCOMPLETE != 0);
+        let mut layout = Layout { marked, ..Layout::default() };
         let count = layout.program_headers(input, &ehdr, phoff)?;
         layout.read_table(input, phoff, count)?;
         layout.segments = disjoint(&layout.loads);
-        if layout.segments.is_empty() {
-            return Err(invalid(match layout.missing {
-                0 => "it has no PT_LOAD segment with memory in it".to_owned(),
-                n => format!("the file ends before the memory its headers promise ({n:#x} bytes)"),
-            }));
-        }
         Ok(layout)
     }
 
@@ -127,7 +143,10 @@ impl Layout {
             let field = |at| u64_at(phdr, at).unwrap_or_default();
             let (offset, vaddr, paddr, filesz, memsz) = (field(8), field(16), field(24), field(32), field(40));
             match u32_at(phdr, 0) {
-                Some(PT_LOAD) => self.load(input.size(), offset, vaddr, paddr, filesz.min(memsz)),
+                Some(PT_LOAD) => {
+                    self.left_out = self.left_out.saturating_add(memsz.saturating_sub(filesz));
+                    self.load(input.size(), offset, vaddr, paddr, filesz.min(memsz));
+                }
                 Some(PT_NOTE) => self.notes.extend(Range::with_len(offset, filesz)),
                 _ => {}
             }
@@ -157,17 +176,21 @@ impl Layout {
     }
 }
 
+/// Whether a file begins like a core of x86_64, as far as it goes.
+pub fn is_core(input: &dyn Input) -> bool {
+    let mut ehdr = [0u8; EHDR_SIZE];
+    let got = read_full(input, 0, &mut ehdr).unwrap_or(0);
+    identify(&ehdr, got).is_ok() || (got < EHDR_SIZE && ehdr.starts_with(b"\x7fELF"))
+}
+
 /// Says what the file is when it is not a vmcore.
 fn identify(ehdr: &[u8; EHDR_SIZE], got: usize) -> Result<()> {
     let head = ehdr.get(..got).unwrap_or_default();
     if head.is_empty() {
         return Err(invalid("it is empty"));
     }
-    if head.starts_with(b"KDUMP   ") {
-        return Err(invalid("it is a kdump-compressed dump already, not an ELF core"));
-    }
     if head.starts_with(b"makedumpfile") {
-        return Err(invalid("it is a flattened dump, not an ELF core; rebuild it first (makedumpfile -R)"));
+        return Err(invalid("it is a flattened dump inside another; rebuild it first (makedumpfile -R)"));
     }
     if !head.starts_with(b"\x7fELF") {
         return Err(invalid("it does not start with \\x7fELF: this is no vmcore"));
@@ -190,6 +213,12 @@ fn identify(ehdr: &[u8; EHDR_SIZE], got: usize) -> Result<()> {
 
 /// Sorted by physical address, each byte once. Direct-map segments win over the text alias, earlier over later ones.
 fn disjoint(loads: &[Load]) -> Vec<Load> {
+    // A dump may have a hundred thousand, and those hardly ever overlap.
+    let mut sorted = loads.to_vec();
+    sorted.sort_by_key(|l| l.phys);
+    if sorted.windows(2).all(|pair| matches!(pair, [a, b] if a.phys.end() <= b.phys.start())) {
+        return sorted;
+    }
     let mut order: Vec<&Load> = loads.iter().collect();
     order.sort_by_key(|l| l.vaddr >= KERNEL_IMAGE);
     let mut covered = Ranges::new();

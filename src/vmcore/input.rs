@@ -18,7 +18,16 @@ pub trait Input: Send + Sync {
     fn size(&self) -> u64;
 
     /// Reads some bytes at `offset`; 0 at the end.
+    ///
+    /// # Errors
+    /// ENODATA for a page that a saved dump does not hold, else why reading failed.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// The first offset at or behind `offset` where other bytes than zeros may be: so that holes of sparse files cost
+    /// nothing. `offset` itself where that is not known.
+    fn data_at(&self, offset: u64) -> u64 {
+        offset
+    }
 
     /// A window of the file; `None` where it can't be mapped or should not be.
     fn map(&self, _offset: u64, _len: usize) -> Option<Mapping> {
@@ -70,6 +79,15 @@ impl Input for FileInput {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.file.read_at(buf, offset)
+    }
+
+    fn data_at(&self, offset: u64) -> u64 {
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data.max(offset),
+            // Nothing but a hole to the end.
+            Err(rustix::io::Errno::NXIO) => self.size.max(offset),
+            Err(_) => offset,
+        }
     }
 
     fn map(&self, offset: u64, len: usize) -> Option<Mapping> {

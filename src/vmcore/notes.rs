@@ -4,13 +4,17 @@
 
 use super::elf::read_full;
 use super::input::Input;
-use super::le::{index, u32_at, wide};
+use super::le::{index, u32_at, u64_at, wide};
 use super::vmcoreinfo::VmcoreInfo;
 use super::xen::Xen;
 use crate::abi::xen_notes::{NAME as XEN, VMCOREINFO_XEN, XEN_ELFNOTE_CRASH_INFO, XEN_ELFNOTE_CRASH_REGS};
 use crate::mem::Range;
 
 const NT_PRSTATUS: u32 = 1;
+/// `rip`, 16th of the registers at 112 of `struct elf_prstatus`; three words on is `rsp`.
+const PR_REG_IP: u64 = 112 + 16 * 8;
+/// CPUs whose registers are kept to be shown; those of all others are in the notes.
+pub const SHOWN_CPUS: usize = 16;
 /// Longest VMCOREINFO text that is read; the kernel's has 4 KiB.
 const MAX_VMCOREINFO: u64 = 4 << 20;
 /// More notes than any machine has CPUs and devices.
@@ -23,6 +27,8 @@ pub struct Notes {
     pub areas: Vec<Range>,
     /// Number of `CORE` NT_PRSTATUS notes: the CPUs whose registers were saved.
     pub cpus: u32,
+    /// Instruction and stack pointer of the first [`SHOWN_CPUS`] of them.
+    pub stopped_at: Vec<[u64; 2]>,
     /// The VMCOREINFO text; of two, the first with an OSRELEASE.
     pub vmcoreinfo: Option<VmcoreInfo>,
     /// Where that text lies in the file.
@@ -80,6 +86,14 @@ impl Notes {
         let name = name.split(|b| *b == 0).next().unwrap_or_default();
         if name == b"CORE" && kind == NT_PRSTATUS {
             self.cpus = self.cpus.saturating_add(1);
+            if self.stopped_at.len() < SHOWN_CPUS {
+                let mut words = [0u8; 4 * 8];
+                let at = desc.start().saturating_add(PR_REG_IP);
+                let inside = desc.len() >= PR_REG_IP.saturating_add(wide(words.len()));
+                let there = inside && read_full(input, at, &mut words).is_ok_and(|n| n == words.len());
+                let word = |n: usize| u64_at(&words, n).filter(|_| there).unwrap_or(0);
+                self.stopped_at.push([word(0), word(24)]);
+            }
         }
         if name == XEN || name == VMCOREINFO_XEN {
             let xen = self.xen.get_or_insert_default();

@@ -161,6 +161,21 @@ impl PageLayout {
         Ok(layout)
     }
 
+    /// The first key without which a class of pages that every kernel has can't be told.
+    pub const fn lacks(&self) -> Option<&'static str> {
+        if self.buddy.is_none() {
+            Some("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
+        } else if self.lru_mask == 0 {
+            Some("NUMBER(PG_lru)")
+        } else if self.private_mask == 0 {
+            Some("NUMBER(PG_private)")
+        } else if self.head_mask == 0 {
+            Some("NUMBER(PG_head_mask)")
+        } else {
+            None
+        }
+    }
+
     fn hugetlb(info: &VmcoreInfo, folio_dtor: Option<usize>) -> Hugetlb {
         if let Some(kind) = PageType::from(info, "PAGE_HUGETLB_MAPCOUNT_VALUE") {
             return Hugetlb::Type(kind);
@@ -181,9 +196,10 @@ impl PageLayout {
     pub fn classify(&self, page: &[u8], tail: &[u8], pfn: u64, level: u8) -> Option<Verdict> {
         let flags = u64_at(page, self.flags)?;
         let page_type = u32_at(page, self.mapcount)?;
-        // The head has decided about its tail pages.
+        // The head has decided about its tail pages, but broken memory is marked where it is.
         if u64_at(page, self.compound_head)? & 1 != 0 {
-            return Some(KEEP);
+            let broken = flags & self.hwpoison_mask != 0;
+            return Some(if broken { Verdict { class: Some(Class::Hwpoison), order: 0 } } else { KEEP });
         }
         let is = |kind: Option<PageType>| kind.is_some_and(|k| k.matches(page_type));
         let slab = flags & self.slab_mask != 0 || is(self.slab);

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use super::elf::{Load, read_full};
 use super::input::Input;
 use super::le::{index, wide};
-use super::{Fault, PhysMem};
+use super::{Fault, PhysMem, Vmcore};
+use crate::mem::bitmap::Bitmap;
 use crate::mem::{PAGE_SIZE, PhysAddr, Range};
 use crate::sys::Mapping;
 
@@ -57,18 +58,20 @@ impl<'a> Reader<'a> {
                 let len = WINDOW.min(self.input.size().saturating_sub(start));
                 *window = Window { map: self.input.map(start, index(len)), start: Some(start) };
             }
-            if let Some(map) = &window.map {
-                let head = buf.len().min(map.len().saturating_sub(within));
-                if head == buf.len() && map.copy_to(within, buf) {
-                    return Ok(());
-                }
-                if head != 0
-                    && let Some((first, rest)) = buf.split_at_mut_checked(head)
-                    && map.copy_to(within, first)
-                {
+            let head = window.map.as_ref().map_or(0, |m| buf.len().min(m.len().saturating_sub(within)));
+            if head != 0
+                && let Some((first, rest)) = buf.split_at_mut_checked(head)
+            {
+                if window.map.as_ref().is_some_and(|m| m.copy_to(within, first)) {
                     drop(window);
-                    return self.read_file(offset.saturating_add(wide(head)), rest);
+                    return if rest.is_empty() {
+                        Ok(())
+                    } else {
+                        self.read_file(offset.saturating_add(wide(head)), rest)
+                    };
                 }
+                // A page of it is gone and reads as zeros from now on: the rest of this window is read, not mapped.
+                window.map = None;
             }
         }
         match read_full(self.input, offset, buf) {
@@ -116,10 +119,41 @@ impl PhysMem for Reader<'_> {
             let here = index(segment.phys.end().saturating_sub(pos).min(wide(rest.len())));
             let (now, later) = rest.split_at_mut_checked(here).ok_or(Fault::NotThere(PhysAddr(pos)))?;
             let skip = pos.saturating_sub(segment.phys.start());
-            self.read_file(segment.offset.saturating_add(skip), now)?;
+            self.read_file(segment.offset.saturating_add(skip), now).map_err(|fault| match fault {
+                Fault::Io(errno) if errno == rustix::io::Errno::NODATA.raw_os_error() => Fault::NotThere(PhysAddr(pos)),
+                other => other,
+            })?;
             pos = pos.saturating_add(wide(here));
             rest = later;
         }
+        Ok(())
+    }
+}
+
+/// A reader that notes which pages were asked for.
+pub struct Noting<'a> {
+    reader: Reader<'a>,
+    pages: RefCell<Bitmap>,
+}
+
+impl<'a> Noting<'a> {
+    /// Adds the pages that are read of `core` to `pages`.
+    pub fn new(core: &'a Vmcore, pages: Bitmap) -> Self {
+        Self { reader: core.reader(), pages: RefCell::new(pages) }
+    }
+
+    /// What was noted.
+    pub fn into_pages(self) -> Bitmap {
+        self.pages.into_inner()
+    }
+}
+
+impl PhysMem for Noting<'_> {
+    fn read(&self, at: PhysAddr, buf: &mut [u8]) -> Result<(), Fault> {
+        self.reader.read(at, buf)?;
+        // What could be read ends inside the address space.
+        let end = at.0.saturating_add(wide(buf.len())).div_ceil(PAGE_SIZE);
+        self.pages.borrow_mut().set(at.0 / PAGE_SIZE..end);
         Ok(())
     }
 }

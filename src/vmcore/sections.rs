@@ -41,6 +41,23 @@ struct Table {
 }
 
 impl Sections {
+    /// The first key without which no section can be found.
+    pub fn lacks(info: &VmcoreInfo) -> Option<&'static str> {
+        if info.symbol("vmemmap").is_some() {
+            None
+        } else if info.symbol("mem_section").is_none() {
+            Some("SYMBOL(mem_section)")
+        } else if info.size("mem_section").is_none() {
+            Some("SIZE(mem_section)")
+        } else if info.length("mem_section").is_none() {
+            Some("LENGTH(mem_section)")
+        } else if info.offset("mem_section.section_mem_map").is_none() {
+            Some("OFFSET(mem_section.section_mem_map)")
+        } else {
+            None
+        }
+    }
+
     /// Finds the sections of the first `sections` times [`Sections::pages_per_section`] pages.
     ///
     /// # Errors
@@ -120,6 +137,11 @@ impl Sections {
         };
         let first = section.checked_mul(self.pages_per_section)?.checked_mul(wide(page_size))?;
         Some(base.wrapping_add(first))
+    }
+
+    /// Whether nobody said which sections have struct pages: only the page tables tell.
+    pub const fn presumed(&self) -> bool {
+        self.table.is_none()
     }
 
     /// Virtual address of the section table, to be pinned.

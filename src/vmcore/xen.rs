@@ -8,6 +8,7 @@ use zerocopy::FromBytes;
 use super::elf::read_full;
 use super::input::Input;
 use super::le::index;
+use super::notes::Notes;
 use super::vmcoreinfo::VmcoreInfo;
 use super::{PhysMem, Vmcore};
 use crate::abi::xen_notes::{CrashXenCore, CrashXenInfo};
@@ -90,6 +91,16 @@ impl Xen {
         }
         text.push_str(&format!(", control registers of {} CPUs", self.control.len()));
         text
+    }
+
+    /// Where each of the CPUs of `notes` stood, as far as they are kept: a line each.
+    pub fn cpus(&self, notes: &Notes) -> Vec<String> {
+        let pairs = notes.stopped_at.iter().zip(&self.control);
+        let line = |([ip, sp], control): (&[u64; 2], &CrashXenCore)| {
+            let CrashXenCore { cr0, cr2, cr3, cr4 } = control;
+            format!("rip {ip:#x}, rsp {sp:#x}, cr0 {cr0:#x}, cr2 {cr2:#x}, cr3 {cr3:#x}, cr4 {cr4:#x}")
+        };
+        pairs.map(line).collect()
     }
 
     /// Where the image starts in the hypervisor's address space.

@@ -38,12 +38,22 @@ pub struct AddressSpace {
     loads: Vec<(u64, Range)>,
 }
 
+/// An entry of a page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// 1 for an entry of the lowest table, whose pages have 4 KiB; 5 at most.
+    pub level: u32,
+    /// Where it is.
+    pub at: PhysAddr,
+    /// What it holds.
+    pub value: u64,
+}
+
 impl AddressSpace {
     /// From what the vmcore says about itself. Without a page table's address only PT_LOADs and image are left.
-    pub fn new(info: &VmcoreInfo, loads: &[Load]) -> Self {
+    pub fn new(info: &VmcoreInfo, loads: &[Load], phys_base: Option<u64>) -> Self {
         let image = loads.iter().find(|l| l.vaddr >= KERNEL_IMAGE);
-        let phys_base = info
-            .number("phys_base")
+        let phys_base = phys_base
             .unwrap_or_else(|| image.map_or(0, |l| l.phys.start().wrapping_sub(l.vaddr.wrapping_sub(KERNEL_IMAGE))));
         let sme_mask = info.number("sme_mask").unwrap_or(0);
         let root = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"].iter().find_map(|s| info.symbol(s));
@@ -60,11 +70,11 @@ impl AddressSpace {
     /// That of the Linux kernel in `core`, be it on the machine or in dom0.
     pub fn of(core: &Vmcore, info: &VmcoreInfo) -> Self {
         match core.xen() {
-            None => Self::new(info, core.loads()),
+            None => Self::new(info, core.loads(), core.phys_base()),
             // Only an image segment can be dom0's: the others' p_vaddr is that of machine memory nobody mapped there.
             Some(xen) => {
                 let image: Vec<Load> = core.loads().iter().filter(|l| l.vaddr >= KERNEL_IMAGE).copied().collect();
-                let mut space = Self::new(info, &image);
+                let mut space = Self::new(info, &image, core.phys_base());
                 let mem = core.reader();
                 let list = xen.crash.map(|c| c.dom0_pfn_to_mfn_frame_list_list.get());
                 space.p2m = list.and_then(|root| P2m::find(&mem, root));
@@ -96,12 +106,19 @@ impl AddressSpace {
     /// # Errors
     /// [`Fault::NotMapped`] if no way knows it.
     pub fn translate(&self, mem: &dyn PhysMem, va: VirtAddr) -> Result<Mapped, Fault> {
-        let walked = self.walk(mem, va.0);
+        let walked = self.walk(mem, va.0, &mut |_| ());
         walked.or_else(|| self.by_load(va.0)).or_else(|| self.by_image(mem, va.0)).ok_or(Fault::NotMapped(va.0))
     }
 
+    /// The entries of the page tables that lead to `va`, from the root's to the one that maps a page or nothing.
+    pub fn entries(&self, mem: &dyn PhysMem, va: VirtAddr) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let _ = self.walk(mem, va.0, &mut |entry| entries.push(entry));
+        entries
+    }
+
     /// Page tables. Depth is bounded by the levels, so a table that points at itself ends like any other.
-    fn walk(&self, mem: &dyn PhysMem, va: u64) -> Option<Mapped> {
+    fn walk(&self, mem: &dyn PhysMem, va: u64, seen: &mut dyn FnMut(Entry)) -> Option<Mapped> {
         let sign_bits = va.cast_signed() >> if self.levels == 5 { 56 } else { 47 };
         if !matches!(sign_bits, 0 | -1) {
             return None;
@@ -111,8 +128,10 @@ impl AddressSpace {
             let shift = level.wrapping_sub(1).wrapping_mul(9).wrapping_add(12);
             let slot = (va >> shift) & 511;
             let mut entry = [0u8; 8];
-            mem.read(PhysAddr(table.wrapping_add(slot.wrapping_mul(8))), &mut entry).ok()?;
+            let at = PhysAddr(table.wrapping_add(slot.wrapping_mul(8)));
+            mem.read(at, &mut entry).ok()?;
             let entry = u64::from_le_bytes(entry);
+            seen(Entry { level, at, value: entry });
             if entry & PRESENT == 0 {
                 return None;
             }
