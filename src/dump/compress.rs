@@ -1,6 +1,12 @@
 //! One page in, one page out: the codecs of the kdump-compressed format, each with a context that is used again.
 
-use crate::abi::diskdump::{DUMP_DH_COMPRESSED_ZLIB, DUMP_DH_COMPRESSED_ZSTD};
+use std::str::FromStr;
+
+use super::fast::Finder;
+use crate::abi::diskdump::{
+    DUMP_DH_COMPRESSED_LZO, DUMP_DH_COMPRESSED_SNAPPY, DUMP_DH_COMPRESSED_ZLIB, DUMP_DH_COMPRESSED_ZSTD,
+};
+use crate::error::{Error, Kind};
 
 /// How pages are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,16 +16,25 @@ pub enum Codec {
     None,
     /// RFC 1950 streams, level 1 (`-c`).
     Zlib,
+    /// LZO1X streams (`-l`).
+    Lzo,
+    /// Snappy blocks (`-p`).
+    Snappy,
     /// One zstd frame a page, level 1 (`-z`).
     Zstd,
 }
 
 impl Codec {
+    /// Every one.
+    pub const ALL: [Codec; 5] = [Codec::None, Codec::Zlib, Codec::Lzo, Codec::Snappy, Codec::Zstd];
+
     /// Its bit in the header's status and in a page's flags; 0 for [`Codec::None`].
     pub const fn flag(self) -> u32 {
         match self {
             Codec::None => 0,
             Codec::Zlib => DUMP_DH_COMPRESSED_ZLIB,
+            Codec::Lzo => DUMP_DH_COMPRESSED_LZO,
+            Codec::Snappy => DUMP_DH_COMPRESSED_SNAPPY,
             Codec::Zstd => DUMP_DH_COMPRESSED_ZSTD,
         }
     }
@@ -29,13 +44,28 @@ impl Codec {
         match self {
             Codec::None => "none",
             Codec::Zlib => "zlib",
+            Codec::Lzo => "lzo",
+            Codec::Snappy => "snappy",
             Codec::Zstd => "zstd",
         }
     }
 }
 
+impl FromStr for Codec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|codec| codec.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::new(Kind::Usage, format!("codec '{text}' is none of {names}"))
+        })
+    }
+}
+
 enum Context {
     None,
+    Lzo(Finder),
+    Snappy(Finder),
     Zlib(libdeflater::Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
 }
@@ -53,6 +83,8 @@ impl Encoder {
             Codec::None => Context::None,
             Codec::Zlib => libdeflater::CompressionLvl::new(1)
                 .map_or(Context::None, |l| Context::Zlib(libdeflater::Compressor::new(l))),
+            Codec::Lzo => Context::Lzo(Finder::default()),
+            Codec::Snappy => Context::Snappy(Finder::default()),
             Codec::Zstd => zstd::bulk::Compressor::new(1).map_or(Context::None, Context::Zstd),
         };
         Self { context, flag: codec.flag() }
@@ -66,6 +98,8 @@ impl Encoder {
         let room = &mut out[start..start + page.len() - 1];
         let packed = match &mut self.context {
             Context::None => None,
+            Context::Lzo(finder) => finder.lzo(page, room),
+            Context::Snappy(finder) => finder.snappy(page, room),
             Context::Zlib(c) => c.zlib_compress(page, room).ok(),
             Context::Zstd(c) => c.compress_to_buffer(page, room).ok(),
         };
@@ -92,6 +126,7 @@ pub fn is_zero(page: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec;
 
     /// Bytes no codec makes smaller.
     fn noise() -> Vec<u8> {
@@ -106,10 +141,18 @@ mod tests {
             .collect()
     }
 
+    type Decode = fn(&[u8], &mut Vec<u8>, usize) -> Result<(), &'static str>;
+
+    fn decoded(decode: Decode, packed: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        decode(packed, &mut plain, 4096).expect("decodes");
+        plain
+    }
+
     #[test]
-    fn pages_round_trip_and_incompressible_ones_are_stored() {
+    fn case_25_pages_round_trip_and_incompressible_ones_are_stored() {
         let text: Vec<u8> = (0..4096u32).map(|i| (i / 40) as u8).collect();
-        for codec in [Codec::None, Codec::Zlib, Codec::Zstd] {
+        for codec in Codec::ALL {
             let mut encoder = Encoder::new(codec);
             let mut out = vec![7; 3];
             let flags = encoder.encode(&text, &mut out);
@@ -119,6 +162,8 @@ mod tests {
                 Codec::None => packed.to_vec(),
                 Codec::Zlib => miniz_oxide::inflate::decompress_to_vec_zlib(packed).expect("inflates"),
                 Codec::Zstd => zstd::bulk::decompress(packed, 4096).expect("decompresses"),
+                Codec::Lzo => decoded(codec::lzo::decode, packed),
+                Codec::Snappy => decoded(codec::snappy::decode, packed),
             };
             assert_eq!(plain, text);
             assert!(codec == Codec::None || packed.len() < 4096);

@@ -8,7 +8,8 @@ use super::Level;
 use super::bitmap::Bitmap;
 use super::compress::Codec;
 use crate::abi::diskdump::{
-    DUMP_DH_COMPRESSED_INCOMPLETE, DiskDumpHeader, HEADER_VERSION, KdumpSubHeader, NewUtsname, PageDesc, SIGNATURE,
+    DUMP_DH_COMPRESSED_INCOMPLETE, DUMP_DH_EXCLUDED_VMEMMAP, DiskDumpHeader, HEADER_VERSION, KdumpSubHeader,
+    NewUtsname, PageDesc, SIGNATURE,
 };
 use crate::error::{Context, Result};
 use crate::mem::{PAGE_SIZE, Range, VirtAddr};
@@ -49,15 +50,17 @@ impl Container {
         header.header_version.set(HEADER_VERSION);
         header.utsname = utsname(core);
         header.tv_sec.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64));
-        header.status.set(codec.flag() | DUMP_DH_COMPRESSED_INCOMPLETE);
+        // What a dump that is filtered again lacks, its copy lacks.
+        let before = core.dump().is_some_and(|dump| dump.header.lacks_struct_pages());
+        let before = if before { DUMP_DH_EXCLUDED_VMEMMAP } else { 0 };
+        header.status.set(codec.flag() | DUMP_DH_COMPRESSED_INCOMPLETE | before);
         header.block_size.set(BLOCK as u32);
         header.sub_hdr_size.set(sub_blocks as u32);
         header.bitmap_blocks.set(u32::try_from(bitmap_blocks).unwrap_or(u32::MAX));
         header.max_mapnr.set(u32::try_from(max_mapnr).unwrap_or(u32::MAX));
         header.nr_cpus.set(core.notes().cpus.min(i32::MAX as u32) as i32);
         let mut sub_header = KdumpSubHeader::new_zeroed();
-        let phys_base = core.vmcoreinfo().and_then(|i| i.number("phys_base")).unwrap_or(0);
-        sub_header.phys_base.set(phys_base);
+        sub_header.phys_base.set(core.phys_base().unwrap_or(0));
         sub_header.dump_level.set(i32::from(level.bits()));
         sub_header.max_mapnr_64.set(max_mapnr);
         if size_note != 0 {
@@ -72,6 +75,29 @@ impl Container {
         Self { header, sub_header, notes, bitmap_blocks, descriptors, data }
     }
 
+    /// The file of a split dump that has the page frames `pfns`, of which `kept` have a descriptor. All but the borders is
+    /// the same in all of them.
+    pub fn part(&self, pfns: &std::ops::Range<u64>, kept: u64) -> Self {
+        let mut part = self.clone();
+        part.sub_header.split.set(1);
+        part.sub_header.start_pfn.set(pfns.start.min(u64::from(u32::MAX)));
+        part.sub_header.end_pfn.set(pfns.end.min(u64::from(u32::MAX)));
+        part.sub_header.start_pfn_64.set(pfns.start);
+        part.sub_header.end_pfn_64.set(pfns.end);
+        part.data = part.descriptors + kept * size_of::<PageDesc>() as u64;
+        part
+    }
+
+    /// Page frames the bitmaps cover.
+    pub fn max_mapnr(&self) -> u64 {
+        self.sub_header.max_mapnr_64.get()
+    }
+
+    /// Says that struct pages are left out.
+    pub fn lacks_struct_pages(&mut self) {
+        self.header.status.set(self.header.status.get() | DUMP_DH_EXCLUDED_VMEMMAP);
+    }
+
     /// Writes everything in front of the descriptors, the header first and marked incomplete.
     ///
     /// # Errors
@@ -81,7 +107,7 @@ impl Container {
         block[..size_of::<DiskDumpHeader>()].copy_from_slice(self.header.as_bytes());
         sink.write_at(0, &block).context(|| "write the dump's header")?;
         sink.write_at(BLOCK, self.sub_header.as_bytes()).context(|| "write the dump's sub header")?;
-        self.copy_notes(core, sink)?;
+        copy_notes(core, &self.notes, BLOCK + size_of::<KdumpSubHeader>() as u64, sink)?;
         let half = self.bitmap_blocks / 2;
         for (i, bitmap) in [ram, kept].into_iter().enumerate() {
             let start = self.descriptors - self.bitmap_blocks * BLOCK + i as u64 * half * BLOCK;
@@ -97,26 +123,6 @@ impl Container {
         Ok(())
     }
 
-    fn copy_notes(&self, core: &Vmcore, sink: &dyn Sink) -> Result<()> {
-        let mut to = BLOCK + size_of::<KdumpSubHeader>() as u64;
-        let mut buffer = vec![0u8; 64 << 10];
-        for area in &self.notes {
-            let mut from = area.start();
-            while from < area.end() {
-                let len = buffer.len().min((area.end() - from) as usize);
-                let part = &mut buffer[..len];
-                // What can't be read stays zero: readers stop at a note without a name.
-                if !elf::read_full(core.input(), from, part).is_ok_and(|n| n == len) {
-                    part.fill(0);
-                }
-                sink.write_at(to, part).context(|| "write the dump's notes")?;
-                from += len as u64;
-                to += len as u64;
-            }
-        }
-        Ok(())
-    }
-
     /// The last write of a dump that is complete: takes the mark of the header away.
     ///
     /// # Errors
@@ -127,8 +133,31 @@ impl Container {
     }
 }
 
+/// Copies the note `areas` one behind the other to `to`.
+///
+/// # Errors
+/// The sink's.
+pub(super) fn copy_notes(core: &Vmcore, areas: &[Range], mut to: u64, sink: &dyn Sink) -> Result<()> {
+    let mut buffer = vec![0u8; 64 << 10];
+    for area in areas {
+        let mut from = area.start();
+        while from < area.end() {
+            let len = buffer.len().min((area.end() - from) as usize);
+            let part = &mut buffer[..len];
+            // What can't be read stays zero: readers stop at a note without a name.
+            if !elf::read_full(core.input(), from, part).is_ok_and(|n| n == len) {
+                part.fill(0);
+            }
+            sink.write_at(to, part).context(|| "write the dump's notes")?;
+            from += len as u64;
+            to += len as u64;
+        }
+    }
+    Ok(())
+}
+
 /// The note areas that are carried over, and their bytes together.
-fn note_areas(core: &Vmcore) -> (Vec<Range>, u64) {
+pub(super) fn note_areas(core: &Vmcore) -> (Vec<Range>, u64) {
     let mut total = 0;
     let mut areas = Vec::new();
     for area in &core.notes().areas {
@@ -152,7 +181,7 @@ fn place(areas: &[Range], wanted: Range) -> Option<(u64, u64)> {
 }
 
 /// The crashed kernel's names: from its memory, else the release from VMCOREINFO.
-fn utsname(core: &Vmcore) -> NewUtsname {
+pub(super) fn utsname(core: &Vmcore) -> NewUtsname {
     let mut names = NewUtsname::new_zeroed();
     if let Some(found) = read_utsname(core) {
         return found;

@@ -8,14 +8,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Level;
-use super::bitmap::{Bitmap, CHUNK};
 use super::guests;
+use super::verify::{pinned, verify};
 use crate::error::{Error, Kind, Result};
+use crate::mem::bitmap::{Bitmap, CHUNK};
 use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
+use crate::vmcore::image::Image;
 use crate::vmcore::p2m::{INVALID, P2m};
 use crate::vmcore::pages::{Class, PageLayout};
 use crate::vmcore::sections::Sections;
-use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore};
+use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore, recover};
 
 /// Struct pages read at a time: 256 KiB of them, which is 16 MiB of memory.
 const BATCH: u64 = 4096;
@@ -37,6 +39,10 @@ pub struct Dropped {
     pub offline: u64,
     /// Memory of a crashed Xen's guests.
     pub guests: u64,
+    /// Struct pages of nothing but left-out pages.
+    pub struct_pages: u64,
+    /// Not in the vmcore, which is a dump that was filtered before.
+    pub earlier: u64,
 }
 
 impl Dropped {
@@ -54,7 +60,8 @@ impl Dropped {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.cache + self.cache_private + self.user + self.free + self.hwpoison + self.offline + self.guests
+        let classes = self.cache + self.cache_private + self.user + self.free + self.hwpoison + self.offline;
+        classes + self.guests + self.struct_pages + self.earlier
     }
 }
 
@@ -73,39 +80,79 @@ pub struct Filtered {
     pub degraded: Vec<String>,
     /// What else is worth knowing.
     pub warnings: Vec<String>,
+    /// Pages no reader can do without.
+    pub pinned: Vec<Pfn>,
 }
 
 /// Decides for all of `core`; `exclude_guests` concerns a crashed Xen only.
 pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize) -> Filtered {
+    let mut filtered = everything(core, level);
+    if let Some(dump) = core.dump() {
+        filtered.dropped.earlier = filtered.kept.keep_common(dump.present());
+    }
+    decide(core, level, exclude_guests, threads, &mut filtered);
+    // A dump that is filtered again lacks what either level leaves out.
+    filtered.level = Level::new(filtered.level.bits() | core.filtered_by()).unwrap_or(filtered.level);
+    filtered
+}
+
+/// Every page of the machine by its class, whether the vmcore has it or not.
+pub fn classes(core: &Vmcore, threads: usize) -> Filtered {
+    let mut filtered = everything(core, Level::MAX);
+    decide(core, Level::MAX, false, threads, &mut filtered);
+    filtered
+}
+
+fn everything(core: &Vmcore, level: Level) -> Filtered {
     let end_pfn = core.end().0.div_ceil(PAGE_SIZE);
-    let mut ram = Bitmap::new(end_pfn);
-    for segment in core.segments() {
-        ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
-    }
-    let mut filtered = Filtered { kept: ram.clone(), ram, level, ..Filtered::default() };
+    let ram = match core.dump() {
+        Some(dump) => dump.ram().clone(),
+        None => {
+            let mut ram = Bitmap::new(end_pfn);
+            for segment in core.segments() {
+                ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
+            }
+            ram
+        }
+    };
+    Filtered { kept: ram.clone(), ram, level, ..Filtered::default() }
+}
+
+fn decide(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize, filtered: &mut Filtered) {
     if exclude_guests {
-        guests::exclude(core, &mut filtered);
+        guests::exclude(core, filtered);
     }
-    if !level.needs_struct_pages() {
-        return filtered;
+    // Level 0 and 1 need no struct pages, but some say that reading their page may stop this machine too, or that there
+    // is nothing to read. What was saved once can be read.
+    let needed = level.needs_struct_pages();
+    if !needed && core.dump().is_some() {
+        return;
     }
     match Scan::new(core, level) {
-        Ok(scan) => scan.run(core, threads, &mut filtered),
+        Ok(scan) => {
+            scan.run(core, threads, filtered);
+            filtered.pinned = scan.pinned;
+        }
+        Err(_) if !needed => {}
         Err(e) => {
             filtered.level = level.without_struct_pages();
             let reached = filtered.level;
             filtered.degraded.push(format!("no page could be classified, so level {level} fell to {reached}: {e}"));
         }
     }
-    filtered
 }
 
-struct Scan {
-    layout: PageLayout,
-    sections: Sections,
-    space: AddressSpace,
+/// What it takes to classify pages.
+pub(super) struct Scan {
+    /// Whether struct pages may be missing because they describe nothing that is there.
+    gaps: bool,
+    /// What VMCOREINFO had to be told, if anything.
+    supplemented: Option<String>,
+    pub(super) layout: PageLayout,
+    pub(super) sections: Sections,
+    pub(super) space: AddressSpace,
     level: Level,
-    pinned: Vec<Pfn>,
+    pub(super) pinned: Vec<Pfn>,
 }
 
 /// What became of one chunk's struct pages.
@@ -120,7 +167,7 @@ enum Outcome {
 type Drops = Vec<(Range<u64>, Class)>;
 
 impl Scan {
-    fn new(core: &Vmcore, level: Level) -> Result<Self> {
+    pub(super) fn new(core: &Vmcore, level: Level) -> Result<Self> {
         let info = core.vmcoreinfo().ok_or_else(|| {
             let of_dom0 = "the vmcore of this Xen has no VMCOREINFO note of dom0's Linux; load the crash kernel by a \
                            kexec that adds it (kdumpbox's does)";
@@ -129,6 +176,11 @@ impl Scan {
         })?;
         let reader = core.reader();
         let space = AddressSpace::of(core, info);
+        // Only a kernel that says too little is read for more: the search costs seconds and megabytes.
+        let supplemented = recover::lacking(info);
+        let more = supplemented.as_ref().and_then(|_| recover::supplement(info, &space, &reader));
+        let supplemented = supplemented.filter(|_| more.is_some());
+        let info = more.as_ref().unwrap_or(info);
         let layout = PageLayout::new(info)?;
         if core.xen().is_some() && space.p2m().is_none() {
             let what = "dom0's list of machine frames (dom0_pfn_to_mfn_frame_list_list) leads nowhere";
@@ -137,13 +189,14 @@ impl Scan {
         let end_pfn = space.p2m().map_or(core.end().0.div_ceil(PAGE_SIZE), P2m::end);
         let sections = Sections::find(info, &space, &reader, end_pfn)?;
         let pinned = pinned(core, &space, &sections);
-        Ok(Self { layout, sections, space, level, pinned })
+        let gaps = core.dump().is_some_and(|dump| dump.header.lacks_struct_pages());
+        Ok(Self { gaps, supplemented, layout, sections, space, level, pinned })
     }
 
     fn run(&self, core: &Vmcore, threads: usize, filtered: &mut Filtered) {
         let next = AtomicU64::new(0);
         let broken = Mutex::new((0u64, None));
-        let absent = AtomicU64::new(0);
+        let (read, absent) = (AtomicU64::new(0), AtomicU64::new(0));
         let chunks = self.space.p2m().map_or(filtered.ram.chunks(), |p2m| p2m.end().div_ceil(CHUNK));
         let Filtered { kept, dropped, .. } = filtered;
         let result = Mutex::new((kept, dropped));
@@ -178,6 +231,7 @@ impl Scan {
                 }
                 match outcome {
                     Outcome::Read => {
+                        read.fetch_add(1, Ordering::Relaxed);
                         let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
                         for (pfns, class) in drops.drain(..) {
                             let cleared = result.0.clear(pfns);
@@ -202,12 +256,28 @@ impl Scan {
             }
             work();
         });
-        if let (count, Some((at, fault))) = broken.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            filtered.degraded.push(format!(
-                "{count} memory section(s) kept whole because their struct pages can't be read, the first at {at:#x}: {fault}"
-            ));
+        if !self.level.needs_struct_pages() {
+            return;
         }
-        self.verify(filtered);
+        let (count, first) = broken.into_inner().unwrap_or_else(|e| e.into_inner());
+        let why = first.map_or("none is mapped".into(), |(at, fault)| format!("the first at {at:#x}: {fault}"));
+        if read.into_inner() == 0 && (count != 0 || absent.into_inner() != 0) {
+            filtered.level = self.level.without_struct_pages();
+            let (asked, reached) = (self.level, filtered.level);
+            filtered.degraded.push(format!("no struct page can be read, so level {asked} fell to {reached}; {why}"));
+        } else if count != 0 {
+            filtered
+                .degraded
+                .push(format!("{count} memory section(s) kept whole because their struct pages can't be read, {why}"));
+        }
+        if let Some(why) = &self.supplemented {
+            filtered.warnings.push(format!("{why}: symbols and types were read out of the kernel's memory"));
+        }
+        if self.sections.repaired != 0 {
+            let n = self.sections.repaired;
+            filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
+        }
+        verify(core, &self.space, &self.pinned, self.level.bits() & 16 != 0, filtered);
     }
 
     /// Goes through the struct pages of one chunk's memory.
@@ -230,7 +300,7 @@ impl Scan {
         }
         match fault {
             None => Outcome::Read,
-            Some(Fault::NotMapped(_)) if !some => Outcome::Absent,
+            Some(Fault::NotMapped(_)) if !some && self.sections.presumed() => Outcome::Absent,
             Some(fault) => Outcome::Broken(fault),
         }
     }
@@ -254,7 +324,13 @@ impl Scan {
         let asked = (pfns.end - pfns.start) as usize * size;
         if self.space.read(mem, va, buffer).is_err() {
             buffer.truncate(asked);
-            self.space.read(mem, va, buffer)?;
+            let read = self.space.read(mem, va, buffer);
+            if self.gaps {
+                // What was left out describes pages that were left out: there is nothing to decide about them.
+                Image { space: &self.space, mem }.fill(va.0, buffer);
+            } else {
+                read?;
+            }
         }
         let mut at = pfns.start;
         while at < pfns.end {
@@ -275,32 +351,6 @@ impl Scan {
             at = end;
         }
         Ok(true)
-    }
-
-    /// What must not be missing is put back, and results that can't be right are reported.
-    fn verify(&self, filtered: &mut Filtered) {
-        let mut lost = 0;
-        for pfn in &self.pinned {
-            if filtered.ram.get(pfn.0) && !filtered.kept.get(pfn.0) {
-                filtered.kept.set(pfn.0..pfn.0 + 1);
-                lost += 1;
-            }
-        }
-        if lost != 0 {
-            filtered.warnings.push(format!(
-                "{lost} page(s) of the kernel's own tables were classified as droppable and put back: the filter misreads this kernel"
-            ));
-        }
-        if self.sections.repaired != 0 {
-            let n = self.sections.repaired;
-            filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
-        }
-        if self.level.bits() & 16 != 0 && filtered.dropped.free == 0 {
-            filtered.warnings.push(
-                "no free page was found although level bit 16 asks to drop them: the filter may misread this kernel"
-                    .into(),
-            );
-        }
     }
 }
 
@@ -346,23 +396,4 @@ fn on_the_machine(drops: &[(Range<u64>, Class)], frame: impl Fn(u64) -> Option<u
         }
     }
     out
-}
-
-/// Pages no reader can do without: the page table's root, the names, the log's head, the section table.
-fn pinned(core: &Vmcore, space: &AddressSpace, sections: &Sections) -> Vec<Pfn> {
-    const SYMBOLS: [&str; 9] = [
-        "swapper_pg_dir",
-        "init_top_pgt",
-        "init_level4_pgt",
-        "init_uts_ns",
-        "prb",
-        "printk_rb_static",
-        "log_buf",
-        "mem_section",
-        "_stext",
-    ];
-    let reader = core.reader();
-    let symbols = SYMBOLS.iter().filter_map(|s| core.vmcoreinfo().and_then(|i| i.symbol(s)).map(VirtAddr));
-    let mapped = symbols.chain(sections.table_address()).filter_map(|va| space.translate(&reader, va).ok());
-    mapped.map(|m| Pfn(m.phys.0 / PAGE_SIZE)).collect()
 }

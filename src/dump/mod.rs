@@ -1,12 +1,21 @@
 //! From a vmcore to a filtered, compressed dump: what to keep ([`filter`]), how it is written ([`diskdump`]), by whom
 //! ([`pipeline`]).
 
-pub mod bitmap;
 pub mod compress;
 pub mod diskdump;
+mod elf;
+mod fast;
 pub mod filter;
+mod first;
 pub mod guests;
+pub mod info;
+pub mod join;
 pub mod pipeline;
+pub mod raw;
+mod room;
+mod verify;
+mod vmemmap;
+mod workers;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,9 +23,11 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind};
 
+pub use crate::mem::bitmap;
 pub use compress::Codec;
 pub use filter::Dropped;
-pub use pipeline::save;
+pub use pipeline::{save, save_parts};
+pub use room::save_within;
 
 /// Classes of pages to leave out, as makedumpfile numbers them: 1 zero pages, 2 page cache, 4 page cache with private
 /// data (and 2), 8 user data, 16 free pages. Holding one proves it is at most 31.
@@ -68,15 +79,29 @@ impl FromStr for Level {
     }
 }
 
+/// What a dump is written as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The kdump-compressed format.
+    #[default]
+    Kdump,
+    /// An ELF core.
+    Elf,
+}
+
 /// What to save.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request {
     /// What to leave out.
     pub level: Level,
-    /// How to compress pages.
+    /// How to compress pages; in an ELF core they never are.
     pub codec: Codec,
+    /// What to write.
+    pub format: Format,
     /// Whether the memory of a crashed Xen's guests, and what Xen has free, is left out.
     pub exclude_guests: bool,
+    /// Whether struct pages that describe only what is left out are left out too.
+    pub exclude_struct_pages: bool,
     /// Worker threads; 0 takes one for each CPU, fewer if memory is short.
     pub threads: usize,
 }
@@ -115,6 +140,8 @@ pub struct Report {
     pub degraded: Vec<String>,
     /// Why the dump lacks memory and stays marked incomplete.
     pub incomplete: Option<String>,
+    /// Whether that is for a limit on its size.
+    pub over_limit: bool,
     /// What else is worth knowing.
     pub warnings: Vec<String>,
     /// Worker threads that ran.

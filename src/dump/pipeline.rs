@@ -1,10 +1,10 @@
-//! Writing the pages: workers that each take the next run of kept pages, read, compress, reserve an extent of the
+//! Writing the pages, the most telling ones first: workers that each take the next run of kept pages, read, compress, reserve an extent of the
 //! output and write it together with its descriptors. No queue, no ordered writer: descriptors carry offsets, so data
 //! may lie in any order, and what is in memory is bounded by the number of workers.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use zerocopy::IntoBytes;
 
@@ -12,21 +12,15 @@ use super::bitmap::Bitmap;
 use super::compress::{Encoder, is_zero};
 use super::diskdump::Container;
 use super::filter::{Filtered, filter};
-use super::{Codec, Progress, Report, Request};
+use super::first::first;
+use super::room::{Limited, Part, split};
+use super::workers::{self, BATCH, Batches, PAGE, Rank, lock};
+use super::{Codec, Format, Progress, Report, Request, vmemmap};
 use crate::abi::diskdump::PageDesc;
-use crate::error::{Context, Error, Result};
-use crate::mem::{PAGE_SIZE, PhysAddr};
-use crate::target::Sink;
-use crate::vmcore::reader::PageRead;
-use crate::vmcore::{Reader, Vmcore};
-
-const PAGE: usize = PAGE_SIZE as usize;
-/// Pages a worker takes at a time: 1 MiB in, at most 1 MiB out.
-const BATCH: usize = 256;
-/// Memory of a worker: its batch in and out, descriptors, the codec's context.
-const WORKER_BYTES: u64 = 3 << 20;
-/// More workers than this only wait for each other's writes.
-const MAX_WORKERS: usize = 32;
+use crate::error::{Context, Error, Kind, Result};
+use crate::mem::PAGE_SIZE;
+use crate::target::{Nowhere, Sink};
+use crate::vmcore::Vmcore;
 
 /// Filters `core` and writes the dump to `sink`, which the caller then finishes.
 ///
@@ -36,9 +30,27 @@ const MAX_WORKERS: usize = 32;
 /// # Errors
 /// Only the sink's: whatever is wrong with the vmcore widens what is kept, or is said in the report.
 pub fn save(core: &Vmcore, request: &Request, sink: &dyn Sink, progress: &dyn Fn(Progress)) -> Result<Report> {
+    save_parts(core, request, None, &[sink], progress)
+}
+
+/// The same to several sinks, each of which gets a part of the pages and at most `limit` bytes. Where more would be
+/// needed, the dump ends and stays marked incomplete.
+///
+/// # Errors
+/// As [`save`]; [`Kind::NoSpace`] when not even the headers fit the limit.
+pub fn save_parts(
+    core: &Vmcore,
+    request: &Request,
+    limit: Option<u64>,
+    sinks: &[&dyn Sink],
+    progress: &dyn Fn(Progress),
+) -> Result<Report> {
     let start = Instant::now();
-    let threads = workers(request.threads);
-    let filtered = filter(core, request.level, request.exclude_guests, threads);
+    let threads = workers::count(request.threads);
+    let mut filtered = filter(core, request.level, request.exclude_guests, threads);
+    if request.exclude_struct_pages {
+        vmemmap::exclude(core, &mut filtered);
+    }
     let mut report = Report {
         pages: filtered.ram.count(),
         dropped: filtered.dropped,
@@ -50,67 +62,86 @@ pub fn save(core: &Vmcore, request: &Request, sink: &dyn Sink, progress: &dyn Fn
         filter_time: start.elapsed(),
         ..Report::default()
     };
-    let total = filtered.kept.count();
-    let container = Container::new(core, total, filtered.level, request.codec);
-    container.begin(core, &filtered.ram, &filtered.kept, sink)?;
-    let job = Job::new(core, &filtered, &container, sink, request.codec, total)?;
-    job.run(threads, progress)?;
-    report.zero = job.zero.load(Ordering::Relaxed);
-    report.kept = total - report.zero;
-    report.unreadable = job.unreadable.load(Ordering::Relaxed);
-    report.bytes = job.next_extent.load(Ordering::Relaxed);
-    if core.missing() != 0 {
-        report.incomplete = Some(format!(
-            "the vmcore is truncated: its headers promise {} bytes of memory more than the file holds",
-            core.missing()
-        ));
-    } else if core.notes().cut {
-        report.incomplete = Some("the vmcore's notes reach beyond their area: registers or VMCOREINFO are cut".into());
+    if request.format == Format::Elf {
+        report.incomplete = core.incomplete();
+        let sink = Limited::new(sinks.first().copied().unwrap_or(&Nowhere), limit);
+        let saved = super::elf::save(core, &mut filtered, threads, &sink, &mut report, progress);
+        report.over_limit = sink.reached();
+        match saved {
+            Err(e) if report.over_limit => report.incomplete = Some(e.to_string()),
+            saved => saved?,
+        }
+        report.write_time = start.elapsed() - report.filter_time;
+        return Ok(report);
     }
-    sink.sync().context(|| "sync the dump")?;
+    let total = filtered.kept.count();
+    let mut whole = Container::new(core, total, filtered.level, request.codec);
+    if filtered.dropped.struct_pages != 0 {
+        whole.lacks_struct_pages();
+    }
+    let mut parts = Vec::with_capacity(sinks.len());
+    for (sink, part) in sinks.iter().zip(split(&filtered.kept, whole.max_mapnr(), sinks.len() as u64)) {
+        let container = if sinks.len() == 1 { whole.clone() } else { whole.part(&part.pfns, part.kept) };
+        if let Some(limit) = limit.filter(|limit| *limit < container.data + PAGE_SIZE) {
+            let rule = format!("the limit is {limit} bytes, but the dump's headers alone have {}", container.data);
+            return Err(Error::new(Kind::NoSpace, rule));
+        }
+        container.begin(core, &filtered.ram, &filtered.kept, *sink)?;
+        // From here on the place has a dump that is marked, whatever happens.
+        sink.sync().context(|| "sync the dump's headers")?;
+        parts.push((*sink, part, container));
+    }
+    report.incomplete = core.incomplete();
+    let mut before = Progress { total, ..Progress::default() };
+    for (sink, part, container) in &parts {
+        let job = Job::new(core, &filtered, part, container, *sink, request.codec, limit)?;
+        job.run(threads, &|now| {
+            let (pages, bytes) = (before.pages + now.pages, before.bytes + now.bytes);
+            progress(Progress { pages, total, bytes });
+        })?;
+        let (done, zero) = (job.done.into_inner(), job.zero.into_inner());
+        report.zero += zero;
+        report.kept += done - zero;
+        report.unreadable += job.unreadable.into_inner();
+        let end = job.next_extent.into_inner();
+        report.bytes += end;
+        before.pages += done;
+        before.bytes += end - container.data;
+        if let Some(limit) = limit.filter(|_| done < part.kept) {
+            report.over_limit = true;
+            report.incomplete = Some(format!("the dump grows beyond the limit of {limit} bytes (-L)"));
+            break;
+        }
+    }
+    for (sink, ..) in &parts {
+        sink.sync().context(|| "sync the dump")?;
+    }
     if report.incomplete.is_none() {
-        container.complete(sink)?;
+        parts.iter().try_for_each(|(sink, _, container)| container.complete(*sink))?;
     }
     report.write_time = start.elapsed() - report.filter_time;
     Ok(report)
 }
 
-/// How many workers to start when `asked` for; 0 leaves it to the machine.
-fn workers(asked: usize) -> usize {
-    if asked != 0 {
-        return asked.min(1024);
-    }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    affordable(cpus.min(MAX_WORKERS), &meminfo)
-}
-
-/// At most `cpus` workers, and no more than a quarter of the available memory carries.
-fn affordable(cpus: usize, meminfo: &str) -> usize {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let available_kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    let fit = available_kib.map_or(cpus, |kib| (kib / 4 * 1024 / WORKER_BYTES) as usize);
-    fit.clamp(1, cpus.max(1))
-}
-
-/// What workers share.
+/// What workers share: one file's pages.
 struct Job<'a> {
     core: &'a Vmcore,
     kept: &'a Bitmap,
+    batches: Batches<'a>,
+    /// Kept pages of the parts before.
+    before: u64,
     container: &'a Container,
     sink: &'a dyn Sink,
     codec: Codec,
     total: u64,
-    /// The next page frame to take, and the index of its descriptor.
-    cursor: Mutex<(u64, u64)>,
+    /// Most bytes of the file.
+    limit: u64,
     next_extent: AtomicU64,
     /// Descriptor of all zero pages, if they are left out.
     zero_page: Option<PageDesc>,
     done: AtomicU64,
     zero: AtomicU64,
     unreadable: AtomicU64,
-    running: AtomicUsize,
-    stop: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
 
@@ -126,11 +157,13 @@ impl<'a> Job<'a> {
     fn new(
         core: &'a Vmcore,
         filtered: &'a Filtered,
+        part: &Part,
         container: &'a Container,
         sink: &'a dyn Sink,
         codec: Codec,
-        total: u64,
+        limit: Option<u64>,
     ) -> Result<Self> {
+        let total = part.kept;
         let mut next_extent = container.data;
         let mut zero_page = None;
         if filtered.level.drops_zero_pages() && total != 0 {
@@ -142,48 +175,33 @@ impl<'a> Job<'a> {
         Ok(Self {
             core,
             kept: &filtered.kept,
+            batches: Batches::of(&filtered.kept, first(core, filtered), &part.pfns),
+            before: Rank::new(&filtered.kept).of(part.pfns.start),
             container,
             sink,
             codec,
             total,
-            cursor: Mutex::default(),
+            limit: limit.unwrap_or(u64::MAX),
             next_extent: AtomicU64::new(next_extent),
             zero_page,
             done: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             unreadable: AtomicU64::new(0),
-            running: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
             failure: Mutex::default(),
         })
     }
 
     /// Starts the workers and watches them.
     fn run(&self, threads: usize, progress: &dyn Fn(Progress)) -> Result<()> {
-        let watcher = std::thread::current();
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                let work = || {
-                    self.work();
-                    self.running.fetch_sub(1, Ordering::AcqRel);
-                    watcher.unpark();
-                };
-                self.running.fetch_add(1, Ordering::AcqRel);
-                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                    self.running.fetch_sub(1, Ordering::AcqRel);
-                    break;
-                }
-            }
-            if self.running.load(Ordering::Acquire) == 0 {
-                // Not one thread to be had (or all done already): this one does what is left.
-                self.work();
-            }
-            while self.running.load(Ordering::Acquire) != 0 {
-                std::thread::park_timeout(Duration::from_millis(250));
-                progress(self.progress());
-            }
-        });
-        match self.failure.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if self.codec == Codec::None && self.zero_page.is_none() && !self.sink.keeps() {
+            // Its size is known without a look at a page.
+            let fit = self.total.min((self.limit - self.next_extent.load(Ordering::Relaxed)) / PAGE_SIZE);
+            self.next_extent.fetch_add(fit * PAGE_SIZE, Ordering::Relaxed);
+            self.done.store(fit, Ordering::Relaxed);
+            return Ok(());
+        }
+        workers::run(threads, &|| self.work(), &|| progress(self.progress()));
+        match lock(&self.failure).take() {
             Some(e) => Err(e),
             None => Ok(()),
         }
@@ -199,62 +217,36 @@ impl<'a> Job<'a> {
         let mut encoder = Encoder::new(self.codec);
         let mut buffers = Buffers {
             pfns: Vec::with_capacity(BATCH),
-            pages: vec![0; BATCH * PAGE],
+            pages: Vec::with_capacity(BATCH * PAGE),
             out: Vec::with_capacity((BATCH + 1) * PAGE),
             descriptors: Vec::with_capacity(BATCH),
         };
-        while !self.stop.load(Ordering::Relaxed) {
-            let Some(index) = self.take(&mut buffers.pfns) else { return };
-            self.read(&reader, &mut buffers);
-            if let Err(e) = self.write(&mut encoder, &mut buffers, index) {
-                self.stop.store(true, Ordering::Relaxed);
-                // The first failure is the cause; later ones follow from it.
-                self.failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
-                return;
+        let mut rank = Rank::new(self.kept);
+        while self.batches.take(&mut buffers.pfns) {
+            let unreadable = workers::read(&reader, &buffers.pfns, &mut buffers.pages);
+            self.unreadable.fetch_add(unreadable, Ordering::Relaxed);
+            match self.write(&mut encoder, &mut buffers, &mut rank) {
+                Ok(true) => {}
+                Ok(false) => return self.batches.stop(),
+                Err(e) => {
+                    self.batches.stop();
+                    // The first failure is the cause; later ones follow from it.
+                    lock(&self.failure).get_or_insert(e);
+                    return;
+                }
             }
             self.done.fetch_add(buffers.pfns.len() as u64, Ordering::Relaxed);
         }
     }
 
-    /// Takes the next kept pages; the index of the first one's descriptor, `None` when there are no more.
-    fn take(&self, pfns: &mut Vec<u64>) -> Option<u64> {
-        pfns.clear();
-        let mut cursor = self.cursor.lock().unwrap_or_else(|e| e.into_inner());
-        let (mut at, index) = *cursor;
-        while pfns.len() < BATCH
-            && let Some(pfn) = self.kept.next(at)
-        {
-            pfns.push(pfn);
-            at = pfn + 1;
-        }
-        *cursor = (at, index + pfns.len() as u64);
-        (!pfns.is_empty()).then_some(index)
-    }
-
-    /// Reads a batch: neighbours in one go, what fails page by page.
-    fn read(&self, reader: &Reader<'_>, buffers: &mut Buffers) {
-        let mut pages = buffers.pages.as_mut_slice();
-        for run in buffers.pfns.chunk_by(|a, b| a + 1 == *b) {
-            let (here, rest) = pages.split_at_mut(run.len() * PAGE);
-            pages = rest;
-            if reader.read_run(PhysAddr(run[0] * PAGE_SIZE), here) {
-                continue;
-            }
-            for (pfn, page) in run.iter().zip(here.chunks_exact_mut(PAGE)) {
-                if reader.read_page(PhysAddr(pfn * PAGE_SIZE), page) == PageRead::Unreadable {
-                    self.unreadable.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
     /// Compresses a batch and writes its data, then its descriptors: a descriptor never points at what is not written.
-    fn write(&self, encoder: &mut Encoder, buffers: &mut Buffers, index: u64) -> Result<()> {
+    /// `false` where the limit is reached.
+    fn write(&self, encoder: &mut Encoder, buffers: &mut Buffers, rank: &mut Rank<'_>) -> Result<bool> {
         let Buffers { pfns, pages, out, descriptors } = buffers;
         out.clear();
         descriptors.clear();
         let mut zeros = 0;
-        for page in pages.chunks_exact(PAGE).take(pfns.len()) {
+        for page in pages.chunks_exact(PAGE) {
             if let Some(shared) = self.zero_page
                 && is_zero(page)
             {
@@ -272,30 +264,28 @@ impl<'a> Job<'a> {
                 page_flags: 0.into(),
             });
         }
+        let Some(extent) = self.reserve(out.len() as u64) else { return Ok(false) };
         self.zero.fetch_add(zeros, Ordering::Relaxed);
-        let extent = self.next_extent.fetch_add(out.len() as u64, Ordering::Relaxed);
         if !out.is_empty() {
             self.sink.write_at(extent, out).context(|| "write page data")?;
         }
         for descriptor in descriptors.iter_mut().filter(|d| Some(**d) != self.zero_page) {
             descriptor.offset.set(descriptor.offset.get() + extent);
         }
-        let at = self.container.descriptors + index * size_of::<PageDesc>() as u64;
-        self.sink.write_at(at, descriptors.as_slice().as_bytes()).context(|| "write page descriptors")
+        let mut descriptors = descriptors.as_slice();
+        // Descriptors stand as the kept pages do: those of neighbours among them go in one write.
+        for run in pfns.chunk_by(|a, b| self.kept.next(a + 1) == Some(*b)) {
+            let Some((here, behind)) = descriptors.split_at_checked(run.len()) else { break };
+            descriptors = behind;
+            let at = self.container.descriptors + (rank.of(run[0]) - self.before) * size_of::<PageDesc>() as u64;
+            self.sink.write_at(at, here.as_bytes()).context(|| "write page descriptors")?;
+        }
+        Ok(true)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_fit_the_memory_that_is_left() {
-        let meminfo = |kib: u64| format!("MemTotal: 1 kB\nMemAvailable:   {kib} kB\n");
-        assert_eq!(affordable(8, &meminfo(20 << 10)), 1, "20 MiB available");
-        assert_eq!(affordable(8, &meminfo(64 << 10)), 5);
-        assert_eq!(affordable(8, &meminfo(1 << 30)), 8);
-        assert_eq!(affordable(8, ""), 8, "not known");
-        assert_eq!(affordable(0, &meminfo(1 << 30)), 1);
+    /// The offset of `len` bytes for one worker; `None` where the limit is reached.
+    fn reserve(&self, len: u64) -> Option<u64> {
+        let next = |at: u64| at.checked_add(len).filter(|end| *end <= self.limit);
+        self.next_extent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()
     }
 }

@@ -69,6 +69,11 @@ impl FileSink {
         self.path.with_file_name(&self.working_name)
     }
 
+    /// Removes what was written: nothing of it is worth keeping.
+    pub fn discard(&self) {
+        let _ = rustix::fs::unlinkat(&self.directory, &self.working_name, AtFlags::empty());
+    }
+
     /// The final name, never over a file that appeared meanwhile unless that was asked for.
     fn rename(&self) -> rustix::io::Result<()> {
         let (dir, from, to) = (self.directory.as_fd(), &self.working_name, &self.name);
@@ -121,10 +126,42 @@ impl Sink for FileSink {
         self.file.sync_data().context(|| format!("sync {}", self.working_path().display()))
     }
 
+    fn restart(&self) -> Result<()> {
+        self.file.set_len(0).context(|| format!("empty {}", self.working_path().display()))
+    }
+
     fn finish(&mut self) -> Result<()> {
         self.file.sync_all().context(|| format!("sync {}", self.working_path().display()))?;
         self.rename().context(|| format!("rename {} to {}", self.working_path().display(), self.path.display()))?;
         self.directory.sync_all().context(|| format!("sync the directory of {}", self.path.display()))
+    }
+}
+
+/// A sink written from front to back.
+pub struct SinkWriter<'a> {
+    sink: &'a dyn Sink,
+    at: u64,
+}
+
+impl<'a> SinkWriter<'a> {
+    /// From its start on.
+    pub fn new(sink: &'a dyn Sink) -> Self {
+        Self { sink, at: 0 }
+    }
+}
+
+impl std::io::Write for SinkWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.sink.write_at(self.at, data).map_err(|e| match e.raw_errno() {
+            Some(errno) => std::io::Error::from_raw_os_error(errno),
+            None => std::io::Error::other(e),
+        })?;
+        self.at += data.len() as u64;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Where a dump goes.
 
 pub mod file;
+pub mod flat;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// A place that takes a dump's bytes at offsets, in any order and from several threads.
 ///
@@ -20,4 +21,43 @@ pub trait Sink: Sync {
 
     /// Syncs, then gives the dump its final name.
     fn finish(&mut self) -> Result<()>;
+
+    /// Takes everything back that was written, for another attempt that needs less room.
+    ///
+    /// # Errors
+    /// Where that can't be: then what was written stays as it is.
+    fn restart(&self) -> Result<()> {
+        Err(Error::new(Kind::Invalid, "what was written to a stream can't be taken back"))
+    }
+
+    /// Whether the bytes matter, and not only how many they are.
+    fn keeps(&self) -> bool {
+        true
+    }
+}
+
+/// For a dump that nobody wants: only what the report says of it counts.
+#[derive(Debug)]
+pub struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write_at(&self, _offset: u64, _data: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn restart(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn keeps(&self) -> bool {
+        false
+    }
 }

@@ -1,0 +1,288 @@
+//! The dump as an ELF core: kept pages as PT_LOADs, left-out ones as memory without file bytes, which reads as zeros.
+//!
+//! ```text
+//! ELF header, marked incomplete until the end | program headers [| section header with their number] | notes | pages
+//! ```
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::bitmap::Bitmap;
+use super::compress::is_zero;
+use super::diskdump::{copy_notes, note_areas};
+use super::filter::Filtered;
+use super::first::first;
+use super::workers::{self, Batches, PAGE, lock};
+use super::{Progress, Report};
+use crate::error::{Context, Error, Result};
+use crate::mem::{PAGE_SIZE, Range};
+use crate::target::Sink;
+use crate::vmcore::elf::KERNEL_IMAGE;
+use crate::vmcore::{Reader, Vmcore};
+
+/// A gap of this many left-out pages ends a PT_LOAD; a shorter one is part of it, as zeros.
+const GAP: u64 = 256;
+/// Gaps grow up to this while there are more program headers than `e_phnum` counts.
+const MAX_GAP: u64 = 1 << 13;
+/// `PN_XNUM`: the number of program headers is in the first section header.
+const PN_XNUM: usize = 0xffff;
+const EHDR: u64 = 64;
+const PHDR: u64 = 56;
+const SHDR: u64 = 64;
+/// `e_flags`, where bit 0 marks an incomplete dump (`DUMP_ELF_INCOMPLETE`).
+const FLAGS: u64 = 48;
+
+/// Memory in one PT_LOAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    vaddr: u64,
+    /// What has bytes in the file.
+    phys: Range,
+    /// With the left-out memory behind it.
+    memsz: u64,
+    offset: u64,
+}
+
+/// Writes the pages that `filtered` keeps, less zero pages if the level drops them.
+///
+/// # Errors
+/// The sink's.
+pub fn save(
+    core: &Vmcore,
+    filtered: &mut Filtered,
+    threads: usize,
+    sink: &dyn Sink,
+    report: &mut Report,
+    progress: &dyn Fn(Progress),
+) -> Result<()> {
+    if filtered.level.drops_zero_pages() {
+        for pages in zero_pages(core, &filtered.kept, threads) {
+            report.zero += filtered.kept.clear(pages);
+        }
+    }
+    let kept = &filtered.kept;
+    report.kept = kept.count();
+    let (notes, note_len) = note_areas(core);
+    let (mut pieces, of_image) = layout(core, kept);
+    let count = 1 + pieces.len() + of_image;
+    let section = if count >= PN_XNUM { SHDR } else { 0 };
+    let notes_at = EHDR + count as u64 * PHDR + section;
+    let mut end = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
+    for piece in &mut pieces {
+        piece.offset = if piece.phys.is_empty() { 0 } else { end };
+        end += piece.phys.len();
+    }
+    let mut all = aliases(core, &pieces).chain(pieces.iter().copied());
+    let head = headers(&mut all, count, notes_at, note_len);
+    drop(all);
+    sink.write_at(0, &head).context(|| "write the dump's headers")?;
+    copy_notes(core, &notes, notes_at, sink)?;
+    report.bytes = end;
+    report.unreadable = copy(core, filtered, &pieces, threads, sink, progress)?;
+    // The last bytes may be zeros that nobody wrote.
+    if let Some(last) = end.checked_sub(1).filter(|_| report.kept != 0) {
+        let gap = pieces.last().is_some_and(|p| !p.phys.is_empty() && !kept.get((p.phys.end() - 1) / PAGE_SIZE));
+        if gap {
+            sink.write_at(last, &[0]).context(|| "write the dump's end")?;
+        }
+    }
+    sink.sync().context(|| "sync the dump")?;
+    if report.incomplete.is_none() {
+        sink.write_at(FLAGS, &0u32.to_le_bytes()).context(|| "mark the dump complete")?;
+    }
+    Ok(())
+}
+
+/// Runs of kept pages that are zero.
+fn zero_pages(core: &Vmcore, kept: &Bitmap, threads: usize) -> Vec<std::ops::Range<u64>> {
+    let (batches, found) = (Batches::new(kept, Bitmap::default()), Mutex::new(Vec::new()));
+    let work = || {
+        let (reader, mut pages, mut pfns) = (core.reader(), Vec::new(), Vec::new());
+        while batches.take(&mut pfns) {
+            workers::read(&reader, &pfns, &mut pages);
+            let zero = pfns.iter().zip(pages.chunks_exact(PAGE)).filter(|(_, page)| is_zero(page)).map(|(pfn, _)| *pfn);
+            let zero: Vec<u64> = zero.collect();
+            let runs = zero.chunk_by(|a, b| a + 1 == *b).filter_map(|run| Some(*run.first()?..run.last()? + 1));
+            lock(&found).extend(runs);
+        }
+    };
+    workers::run(threads, &work, &|| ());
+    found.into_inner().unwrap_or_else(|e| e.into_inner())
+}
+
+/// The pieces without their offsets, and how many headers their aliases in the kernel's image take.
+fn layout(core: &Vmcore, kept: &Bitmap) -> (Vec<Piece>, usize) {
+    let mut gap = GAP;
+    loop {
+        let pieces = pieces(core, kept, gap);
+        let aliases = aliases(core, &pieces).count();
+        if 1 + pieces.len() + aliases < PN_XNUM || gap >= MAX_GAP {
+            return (pieces, aliases);
+        }
+        gap *= 2;
+    }
+}
+
+fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for segment in core.segments() {
+        let (start, end) = (segment.phys.start(), segment.phys.end());
+        let last = end.div_ceil(PAGE_SIZE);
+        let inside = |pfn: Option<u64>| pfn.filter(|pfn| *pfn < last);
+        let mut push = |from: u64, to: u64, until: u64| {
+            let vaddr = if segment.vaddr == 0 { 0 } else { segment.vaddr + (from - start) };
+            let phys = Range::new(from, to.max(from)).unwrap_or_default();
+            pieces.push(Piece { vaddr, phys, memsz: until - from, offset: 0 });
+        };
+        let mut next = inside(kept.next(start / PAGE_SIZE));
+        let first = next.map_or(end, |pfn| (pfn * PAGE_SIZE).max(start));
+        if first > start {
+            push(start, start, first);
+        }
+        while let Some(from) = next {
+            let mut to = from + 1;
+            next = inside(kept.next(to));
+            while let Some(pfn) = next.filter(|pfn| pfn - to < gap) {
+                to = pfn + 1;
+                next = inside(kept.next(to));
+            }
+            let until = next.map_or(end, |pfn| pfn * PAGE_SIZE);
+            push((from * PAGE_SIZE).max(start), (to * PAGE_SIZE).min(end), until);
+        }
+    }
+    pieces
+}
+
+/// The kernel's image as it is mapped besides: the same bytes of the file.
+fn aliases<'a>(core: &'a Vmcore, pieces: &'a [Piece]) -> impl Iterator<Item = Piece> + 'a {
+    let images = core.loads().iter().filter(|load| load.vaddr >= KERNEL_IMAGE);
+    images.flat_map(move |load| {
+        let first = pieces.partition_point(|p| p.phys.start() + p.memsz <= load.phys.start());
+        let there = pieces.get(first..).unwrap_or_default().iter().take_while(|p| p.phys.start() < load.phys.end());
+        there.filter_map(move |piece| {
+            let whole = Range::with_len(piece.phys.start(), piece.memsz)?.intersect(load.phys)?;
+            let phys = piece.phys.intersect(whole).or_else(|| Range::with_len(whole.start(), 0))?;
+            let vaddr = load.vaddr + (whole.start() - load.phys.start());
+            let offset = if phys.is_empty() { 0 } else { piece.offset + (phys.start() - piece.phys.start()) };
+            Some(Piece { vaddr, phys, memsz: whole.len(), offset })
+        })
+    })
+}
+
+fn headers(pieces: &mut dyn Iterator<Item = Piece>, count: usize, notes_at: u64, note_len: u64) -> Vec<u8> {
+    let extended = count >= PN_XNUM;
+    let mut out = Vec::with_capacity(notes_at as usize);
+    out.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    for half in [4u16, 62] {
+        out.extend(half.to_le_bytes()); // ET_CORE, EM_X86_64
+    }
+    out.extend(1u32.to_le_bytes());
+    let shoff = if extended { EHDR + count as u64 * PHDR } else { 0 };
+    for word in [0, EHDR, shoff] {
+        out.extend(word.to_le_bytes()); // e_entry, e_phoff, e_shoff
+    }
+    out.extend(1u32.to_le_bytes()); // e_flags: incomplete
+    let (phnum, shnum) = if extended { (PN_XNUM as u16, 1) } else { (count as u16, 0) };
+    for half in [EHDR as u16, PHDR as u16, phnum, SHDR as u16 * shnum, shnum, 0] {
+        out.extend(half.to_le_bytes());
+    }
+    // p_align 0 tells crash that this is a kdump.
+    let mut phdr = |kind: u32, flags: u32, words: [u64; 6]| {
+        out.extend([kind, flags].map(u32::to_le_bytes).concat());
+        out.extend(words.map(u64::to_le_bytes).concat());
+    };
+    phdr(4, 0, [notes_at, 0, 0, note_len, note_len, 0]);
+    for piece in pieces {
+        phdr(1, 7, [piece.offset, piece.vaddr, piece.phys.start(), piece.phys.len(), piece.memsz, 0]);
+    }
+    if extended {
+        let mut section = [0; SHDR as usize];
+        section[44..48].copy_from_slice(&(count as u32).to_le_bytes()); // sh_info
+        out.extend(section);
+    }
+    out
+}
+
+/// Copies kept pages to their places; how many could not be read.
+fn copy(
+    core: &Vmcore,
+    filtered: &Filtered,
+    pieces: &[Piece],
+    threads: usize,
+    sink: &dyn Sink,
+    progress: &dyn Fn(Progress),
+) -> Result<u64> {
+    let kept = &filtered.kept;
+    let (batches, total) = (Batches::new(kept, first(core, filtered)), kept.count());
+    let (unreadable, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let work = || {
+        let (reader, mut pages, mut pfns) = (core.reader(), Vec::new(), Vec::new());
+        while batches.take(&mut pfns) {
+            if let Err(e) = copy_batch(&reader, &pfns, &mut pages, pieces, sink, &unreadable) {
+                batches.stop();
+                lock(&failure).get_or_insert(e);
+                return;
+            }
+            done.fetch_add(pfns.len() as u64, Ordering::Relaxed);
+        }
+    };
+    workers::run(threads, &work, &|| {
+        let pages = done.load(Ordering::Relaxed);
+        progress(Progress { pages, total, bytes: pages * PAGE_SIZE });
+    });
+    match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some(e) => Err(e),
+        None => Ok(unreadable.into_inner()),
+    }
+}
+
+fn copy_batch(
+    reader: &Reader<'_>,
+    pfns: &[u64],
+    pages: &mut Vec<u8>,
+    pieces: &[Piece],
+    sink: &dyn Sink,
+    unreadable: &AtomicU64,
+) -> Result<()> {
+    unreadable.fetch_add(workers::read(reader, pfns, pages), Ordering::Relaxed);
+    let mut rest = pages.as_slice();
+    for run in pfns.chunk_by(|a, b| a + 1 == *b) {
+        let (bytes, behind) = rest.split_at(run.len() * PAGE);
+        rest = behind;
+        let Some(here) = Range::with_len(run[0] * PAGE_SIZE, bytes.len() as u64) else { continue };
+        let first = pieces.partition_point(|p| p.phys.end() <= here.start());
+        let there = pieces.get(first..).unwrap_or_default().iter().take_while(|p| p.phys.start() < here.end());
+        for (piece, part) in there.filter_map(|p| Some((p, p.phys.intersect(here).filter(|r| !r.is_empty())?))) {
+            let from = (part.start() - here.start()) as usize;
+            let at = piece.offset + (part.start() - piece.phys.start());
+            sink.write_at(at, &bytes[from..from + part.len() as usize]).context(|| "write page data")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmcore::elf::Layout;
+
+    #[test]
+    fn more_program_headers_than_e_phnum_counts() {
+        for count in [PN_XNUM - 1, PN_XNUM, 70_000] {
+            let mut pieces = (0..count as u64 - 1).map(|i| Piece {
+                vaddr: 0,
+                phys: Range::with_len(i * 0x10_0000, 16).expect("in range"),
+                memsz: 0x1000,
+                offset: i,
+            });
+            let extended = count >= PN_XNUM;
+            let notes_at = EHDR + count as u64 * PHDR + if extended { SHDR } else { 0 };
+            let file = headers(&mut pieces, count, notes_at, 0);
+            assert_eq!(file.len() as u64, notes_at);
+            assert_eq!(file[56..58] == [0xff, 0xff], extended, "{count}");
+            let layout = Layout::read(&file).expect("a core");
+            assert_eq!((layout.loads.len(), layout.marked), (count - 1, true), "{count}: {:?}", layout.warnings);
+        }
+    }
+}
