@@ -2,15 +2,20 @@
 //!
 //! The kernel's rules, oddities included: the last word of a kind wins, any text that contains `crashkernel=` counts,
 //! a plain value (even a broken one) hides `,high`, ranges are matched against memory rounded up to 128 MiB, and the
-//! list is read only up to the first range that matches. Where the area is put is not decided here.
+//! list is read only up to the first range that matches. Where the area lands is known only to the kernel: it is told
+//! here as far as the amount of memory decides it.
 
 use std::fmt;
+
+use super::cursor::Cursor;
 
 const NAME: &str = "crashkernel=";
 const SUFFIXES: [&str; 3] = [",high", ",low", ",cma"];
 const MIB: u64 = 1 << 20;
+/// Below 4 GiB, at the top, devices have their addresses: this much is usually theirs.
+const HOLE: u64 = 1 << 30;
 
-/// What the kernel will try to reserve. Sizes in bytes, 0 where nothing is.
+/// What is reserved. Sizes in bytes, 0 where nothing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reservation {
     /// The main area.
@@ -19,84 +24,269 @@ pub struct Reservation {
     pub offset: Option<u64>,
     /// Whether the search starts above 4 GiB (`,high`).
     pub high: bool,
+    /// Whether the main area comes to lie above 4 GiB.
+    pub above: bool,
     /// The additional area below 4 GiB, used only if the main one lies above.
     pub low: u64,
     /// The additional area in CMA (`,cma`).
     pub cma: u64,
+    /// Xen only: the area ends below this address.
+    pub below: Option<u64>,
+    /// Whether it is Xen's.
+    pub xen: bool,
 }
 
-/// Why the kernel reserves nothing.
+/// Prints what asks for just this.
+impl fmt::Display for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |bytes: u64| {
+            let shift = [40, 30, 20, 10].into_iter().find(|s| bytes != 0 && bytes.trailing_zeros() >= *s);
+            let unit = match shift {
+                Some(40) => "T",
+                Some(30) => "G",
+                Some(20) => "M",
+                Some(_) => "K",
+                None if self.xen => "B",
+                None => "",
+            };
+            format!("{}{unit}", bytes >> shift.unwrap_or(0))
+        };
+        write!(f, "{NAME}{}", number(self.size))?;
+        for (sign, address) in [('@', self.offset), ('<', self.below)] {
+            if let Some(address) = address {
+                write!(f, "{sign}{}", number(address))?;
+            }
+        }
+        if self.high {
+            f.write_str(",high")?;
+        }
+        if self.above {
+            write!(f, " {NAME}{},low", number(self.low))?;
+        }
+        if self.cma > 0 {
+            write!(f, " {NAME}{},cma", number(self.cma))?;
+        }
+        Ok(())
+    }
+}
+
+/// Something to say about the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Byte of the command line at which the kernel gave up.
+pub struct Remark {
+    /// Byte of the command line it is about.
     pub position: usize,
-    /// The rule that was broken.
+    /// Whether the kernel complains of it, too.
+    pub fault: bool,
+    /// The rule that was broken, or what to know.
     pub reason: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (at byte {} of the command line)", self.reason, self.position)
     }
 }
 
-/// A machine's rules for placement that the parser needs.
-#[derive(Clone, Copy, Debug)]
+/// What a kernel makes of its command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it asks for anything.
+    pub asked: bool,
+    /// What is reserved; its size is 0 if nothing is.
+    pub reservation: Reservation,
+    /// What is wrong, faults first.
+    pub remarks: Vec<Remark>,
+}
+
+impl Verdict {
+    /// Whether the kernel has nothing to complain of.
+    pub fn valid(&self) -> bool {
+        !self.remarks.iter().any(|r| r.fault)
+    }
+}
+
+/// An architecture's rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arch {
-    /// `DEFAULT_CRASH_KERNEL_LOW_SIZE`, bytes: the low area when `,high` is given without `,low`.
+    /// The kernel's name for it.
+    pub name: &'static str,
+    /// `CRASH_ALIGN`: an address given with `@` must be a multiple, bytes.
+    pub align: u64,
+    /// `DEFAULT_CRASH_KERNEL_LOW_SIZE`: the low area when `,low` is not given, bytes. 0 where `,high` is not known.
     pub default_low: u64,
 }
 
-/// x86_64: swiotlb's 64 MiB and 8 MiB more, at least 256 MiB.
-pub const X86_64: Arch = Arch { default_low: 256 * MIB };
+/// Those with rules of their own; x86_64 (swiotlb's 64 MiB and 8 MiB more, at least 256 MiB) comes first.
+pub const ARCHES: [Arch; 7] = [
+    Arch { name: "x86_64", align: 16 * MIB, default_low: 256 * MIB },
+    Arch { name: "aarch64", align: 2 * MIB, default_low: 128 * MIB },
+    Arch { name: "riscv64", align: 2 * MIB, default_low: 128 * MIB },
+    Arch { name: "loongarch64", align: 2 * MIB, default_low: 128 * MIB },
+    Arch { name: "ppc64le", align: 0, default_low: 0 },
+    Arch { name: "s390x", align: MIB, default_low: 0 },
+    Arch { name: "ia64", align: 0, default_low: 0 },
+];
 
-/// What a kernel with `system_ram` bytes of memory reserves for `cmdline`; `None` if it does not ask for anything.
-///
-/// # Errors
-/// A [`Refusal`] where the kernel prints a warning and reserves nothing.
-pub fn linux(cmdline: &str, system_ram: u64, arch: Arch) -> Result<Option<Reservation>, Refusal> {
-    let mut found = Reservation::default();
-    if let Some(at) = last(cmdline, None) {
-        let value = Cursor::new(cmdline, at);
-        let word = cmdline.get(at..).unwrap_or_default().split(' ').next().unwrap_or_default();
-        (found.size, found.offset) = if word.contains(':') { ranges(value, system_ram)? } else { simple(value)? };
-        found.offset = found.offset.filter(|o| *o != 0);
-    } else if let Some(at) = last(cmdline, Some(",high")) {
-        found.size = suffixed(Cursor::new(cmdline, at), ",high")?;
-        if found.size == 0 {
-            return Err(Refusal { position: at, reason: "size ',high' is zero".into() });
+/// The machine and the kernel whose rules count.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The architecture.
+    pub arch: Arch,
+    /// Version of Linux: what is read how has changed, and nothing but the version tells.
+    pub version: (u32, u32),
+    /// Memory, bytes.
+    pub ram: u64,
+    /// As much of it as lies below 4 GiB.
+    pub ram_low: u64,
+}
+
+impl Rules {
+    /// The newest kernel on x86_64 with `ram` bytes of memory, the usual hole left out below 4 GiB.
+    pub fn new(ram: u64) -> Self {
+        let [arch, ..] = ARCHES;
+        Self { arch, version: (u32::MAX, 0), ram, ram_low: ram.min((4 << 30) - HOLE) }
+    }
+
+    /// The rules of the kernel of this release (`6.1.0-56-amd64`); the newest ones if it isn't one.
+    pub fn of_release(mut self, release: &str) -> Self {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) {
+            self.version = (major, minor);
         }
-        found.low = match last(cmdline, Some(",low")) {
-            Some(at) => suffixed(Cursor::new(cmdline, at), ",low")?,
-            None => arch.default_low,
-        };
-        found.high = true;
-    } else {
-        return Ok(None);
+        self
     }
-    if let Some(at) = last(cmdline, Some(",cma")) {
-        found.cma = suffixed(Cursor::new(cmdline, at), ",cma").unwrap_or(0);
+
+    /// x86 before Linux 6.7 (`reserve_crashkernel_generic()`): whatever is wrong with a plain value, `,high` is tried, and
+    /// a broken `,low` is the default.
+    fn lenient(&self) -> bool {
+        self.version < (6, 7) && self.arch.name == "x86_64"
     }
-    let at = last(cmdline, None).or_else(|| last(cmdline, Some(",high"))).unwrap_or(0);
+
+    /// `,cma` is of Linux 6.17; before it is a broken plain value.
+    fn suffixes(&self) -> &'static [&'static str] {
+        if self.version < (6, 17) { &[",high", ",low"] } else { &SUFFIXES }
+    }
+}
+
+/// What a Linux kernel reserves for `cmdline`.
+pub fn linux(cmdline: &str, rules: &Rules) -> Verdict {
+    let mut verdict = Verdict { asked: cmdline.contains(NAME), ..Verdict::default() };
+    match reservation(cmdline, rules, &mut verdict.remarks) {
+        Ok(reservation) => verdict.reservation = reservation,
+        Err(remark) => verdict.remarks.insert(0, remark),
+    }
+    verdict
+}
+
+fn reservation(cmdline: &str, rules: &Rules, remarks: &mut Vec<Remark>) -> Result<Reservation, Remark> {
+    let mut found = Reservation::default();
+    let known = rules.suffixes();
+    let last = |suffix| last(cmdline, suffix, known);
+    let (plain, high, low) = (last(None), last(Some(",high")), last(Some(",low")));
+    let mut note = |at: usize, reason: &str| remarks.push(Remark { position: at, fault: false, reason: reason.into() });
+    let read = plain.map(|at| self::plain(cmdline, at, rules));
+    let mut at = plain.unwrap_or(0);
+    found.low = rules.arch.default_low;
+    match (read, high) {
+        (Some(Ok((size, offset))), _) if size > 0 || high.is_none() || !rules.lenient() => {
+            (found.size, found.offset) = (size, offset.filter(|o| *o != 0));
+            if let Some(at) = high {
+                note(at, "a plain crashkernel= on the same line hides this one");
+            } else if let Some(at) = low.filter(|_| !rules.lenient()) {
+                note(at, "',low' counts only beside ',high'");
+            }
+        }
+        (Some(Err(remark)), None) => return Err(remark),
+        (Some(Err(remark)), _) if !rules.lenient() => return Err(remark),
+        (broken, Some(high)) if rules.arch.default_low > 0 => {
+            remarks.extend(broken.and_then(Result::err));
+            at = high;
+            found.size = suffixed(Cursor::new(cmdline, high), ",high")?;
+            found.high = true;
+        }
+        (None, Some(at)) => return Cursor::new(cmdline, at).refuse(format!("{} knows no ',high'", rules.arch.name)),
+        _ => {
+            if let Some(at) = low.or_else(|| last(Some(",cma"))) {
+                note(at, "it counts only beside a main area: crashkernel=SIZE or crashkernel=SIZE,high");
+            }
+            return Ok(found_nothing());
+        }
+    }
+    if let Some(low) = low.filter(|_| found.high || rules.lenient()) {
+        match suffixed(Cursor::new(cmdline, low), ",low") {
+            Ok(size) => found.low = size,
+            Err(remark) if !rules.lenient() => return Err(remark),
+            Err(remark) => remarks.push(remark),
+        }
+    }
+    if known.len() == SUFFIXES.len()
+        && let Some(cma) = last(Some(",cma"))
+    {
+        match suffixed(Cursor::new(cmdline, cma), ",cma") {
+            Ok(size) => found.cma = size,
+            Err(remark) => remarks.push(remark),
+        }
+    }
+    let mut here = Cursor::new(cmdline, at);
     if found.size == 0 {
-        let reason = format!("the size comes to zero bytes for {system_ram:#x} bytes of memory");
-        return Err(Refusal { position: at, reason });
+        let reason = format!("it comes to no memory on a machine of {:#x} bytes", rules.ram);
+        remarks.push(Remark { position: at, fault: false, reason });
+        return Ok(found_nothing());
     }
-    if found.size >= system_ram {
-        let reason = format!("size {:#x} is not below the {system_ram:#x} bytes of memory", found.size);
-        return Err(Refusal { position: at, reason });
+    if found.size >= rules.ram {
+        return here.refuse(format!("size {:#x} is not below the {:#x} bytes of memory", found.size, rules.ram));
     }
-    Ok(Some(found))
+    place(&mut found, rules).map_err(|reason| {
+        here.at = cmdline.get(at..).and_then(|rest| rest.find('@')).map_or(at, |more| at.saturating_add(more));
+        here.fault(reason)
+    })?;
+    Ok(found)
+}
+
+fn found_nothing() -> Reservation {
+    Reservation::default()
+}
+
+/// Where it comes to lie, as far as that is certain.
+fn place(found: &mut Reservation, rules: &Rules) -> Result<(), String> {
+    const LIMIT: u64 = 4 << 30;
+    let room_above = found.size <= rules.ram.saturating_sub(rules.ram_low) && rules.arch.default_low > 0;
+    let room_below = found.size < rules.ram_low;
+    // Before 6.7, x86 took any multiple of 1 MiB.
+    let align = if rules.lenient() { MIB } else { rules.arch.align };
+    found.above = match found.offset {
+        Some(offset) => {
+            if align > 0 && !offset.is_multiple_of(align) {
+                return Err(format!("the address {offset:#x} is not a multiple of {} MiB", align >> 20));
+            }
+            let end = offset.saturating_add(found.size);
+            if rules.ram <= LIMIT - HOLE && end > rules.ram {
+                return Err(format!("the area ends at {end:#x}, behind the end of memory"));
+            }
+            if !rules.lenient() {
+                found.low = 0;
+            }
+            offset >= LIMIT
+        }
+        None if !room_above && !room_below => {
+            return Err(format!("{:#x} bytes fit neither below 4 GiB nor above", found.size));
+        }
+        None => room_above && (found.high || !room_below),
+    };
+    if !found.above {
+        found.low = 0;
+    }
+    Ok(())
 }
 
 /// Byte behind the `crashkernel=` that counts: the last whose word ends in `suffix`, or in no known suffix.
-fn last(cmdline: &str, suffix: Option<&str>) -> Option<usize> {
+fn last(cmdline: &str, suffix: Option<&str>, known: &[&str]) -> Option<usize> {
     let mut found = None;
     for (at, _) in cmdline.match_indices(NAME) {
         let word = cmdline.get(at..).unwrap_or_default().split(' ').next().unwrap_or_default();
         let counts = match suffix {
             Some(suffix) => word.ends_with(suffix),
-            None => !SUFFIXES.iter().any(|s| word.ends_with(s)),
+            None => !known.iter().any(|s| word.ends_with(s)),
         };
         if counts {
             found = Some(at.saturating_add(NAME.len()));
@@ -105,92 +295,22 @@ fn last(cmdline: &str, suffix: Option<&str>) -> Option<usize> {
     found
 }
 
-/// A place in the command line; reading past its end gives NUL, as in C.
-#[derive(Clone, Copy)]
-struct Cursor<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(text: &'a str, at: usize) -> Self {
-        Self { text: text.as_bytes(), at }
+fn plain(cmdline: &str, at: usize, rules: &Rules) -> Result<(u64, Option<u64>), Remark> {
+    let value = Cursor::new(cmdline, at);
+    let word = cmdline.get(at..).unwrap_or_default().split(' ').next().unwrap_or_default();
+    if word.contains(':') {
+        return ranges(value, rules.ram);
     }
-
-    fn peek(self) -> u8 {
-        self.text.get(self.at).copied().unwrap_or(0)
-    }
-
-    fn ends(self) -> bool {
-        matches!(self.peek(), 0 | b' ')
-    }
-
-    fn skip(&mut self) {
-        self.at = self.at.saturating_add(1);
-    }
-
-    fn refuse<T>(self, reason: impl Into<String>) -> Result<T, Refusal> {
-        Err(Refusal { position: self.at, reason: reason.into() })
-    }
-
-    fn expect(&mut self, byte: u8) -> Result<(), Refusal> {
-        if self.peek() != byte {
-            return self.refuse(format!("'{}' expected, not {}", char::from(byte), self.shown()));
+    simple(value).map_err(|mut remark| {
+        if word.ends_with(",cma") {
+            remark.reason = "Linux knows ',cma' from 6.17 on; here it is a broken plain value".into();
         }
-        self.skip();
-        Ok(())
-    }
-
-    fn shown(self) -> String {
-        match self.peek() {
-            0 => "the end".into(),
-            byte => format!("'{}'", char::from(byte)),
-        }
-    }
-
-    /// `memparse()`: C number syntax, then K M G T P E. It wraps in 64 bits, and a bare letter is zero, as in the kernel.
-    fn memory(&mut self) -> Result<u64, Refusal> {
-        let start = self.at;
-        let digit = |c: Cursor<'_>, radix| char::from(c.peek()).to_digit(radix).map(u64::from);
-        let mut radix = 10;
-        if self.peek() == b'0' {
-            radix = 8;
-            let mut ahead = *self;
-            ahead.skip();
-            if ahead.peek().eq_ignore_ascii_case(&b'x') {
-                ahead.skip();
-                if ahead.peek().is_ascii_hexdigit() {
-                    radix = 16;
-                    *self = ahead;
-                }
-            }
-        }
-        let mut value: u64 = 0;
-        while let Some(d) = digit(*self, radix) {
-            value = value.wrapping_mul(u64::from(radix)).wrapping_add(d);
-            self.skip();
-        }
-        let shift = match self.peek().to_ascii_uppercase() {
-            b'K' => 10,
-            b'M' => 20,
-            b'G' => 30,
-            b'T' => 40,
-            b'P' => 50,
-            b'E' => 60,
-            _ => 0,
-        };
-        if shift > 0 {
-            self.skip();
-        }
-        if self.at == start {
-            return self.refuse(format!("memory size expected, not {}", self.shown()));
-        }
-        Ok(value.wrapping_shl(shift))
-    }
+        remark
+    })
 }
 
 /// `SIZE[@OFFSET]`
-fn simple(mut cur: Cursor<'_>) -> Result<(u64, Option<u64>), Refusal> {
+fn simple(mut cur: Cursor<'_>) -> Result<(u64, Option<u64>), Remark> {
     let size = cur.memory()?;
     if cur.peek() == b'@' {
         cur.skip();
@@ -198,25 +318,25 @@ fn simple(mut cur: Cursor<'_>) -> Result<(u64, Option<u64>), Refusal> {
         return Ok((size, cur.memory().ok()));
     }
     if !cur.ends() {
-        return cur.refuse(format!("unrecognized character {}", cur.shown()));
+        return Err(cur.unrecognized());
     }
     Ok((size, None))
 }
 
 /// `SIZE,high` and its kin.
-fn suffixed(mut cur: Cursor<'_>, suffix: &str) -> Result<u64, Refusal> {
+fn suffixed(mut cur: Cursor<'_>, suffix: &str) -> Result<u64, Remark> {
     let size = cur.memory()?;
     for byte in suffix.bytes() {
         cur.expect(byte)?;
     }
     if !cur.ends() {
-        return cur.refuse(format!("unrecognized character {}", cur.shown()));
+        return Err(cur.unrecognized());
     }
     Ok(size)
 }
 
 /// `START-[END]:SIZE[,…][@OFFSET]`
-fn ranges(mut cur: Cursor<'_>, system_ram: u64) -> Result<(u64, Option<u64>), Refusal> {
+fn ranges(mut cur: Cursor<'_>, system_ram: u64) -> Result<(u64, Option<u64>), Remark> {
     let total = system_ram.checked_next_multiple_of(128 * MIB).unwrap_or(system_ram);
     let mut chosen = 0;
     loop {
@@ -254,91 +374,4 @@ fn ranges(mut cur: Cursor<'_>, system_ram: u64) -> Result<(u64, Option<u64>), Re
     }
     cur.skip();
     Ok((chosen, Some(cur.memory()?)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const GIB: u64 = 1 << 30;
-
-    fn read(cmdline: &str, ram: u64) -> Result<Option<Reservation>, Refusal> {
-        linux(cmdline, ram, X86_64)
-    }
-
-    /// `(size, offset, high, low, cma)` in MiB.
-    fn mib(cmdline: &str, ram: u64) -> (u64, Option<u64>, bool, u64, u64) {
-        let r = read(cmdline, ram).expect("accepted").expect("asked for");
-        (r.size / MIB, r.offset.map(|o| o / MIB), r.high, r.low / MIB, r.cma / MIB)
-    }
-
-    #[test]
-    fn what_the_kernel_accepts() {
-        for (cmdline, ram, expected) in [
-            ("crashkernel=256M", GIB, (256, None, false, 0, 0)),
-            ("crashkernel=256M@64M", GIB, (256, Some(64), false, 0, 0)),
-            ("crashkernel=256M@", GIB, (256, None, false, 0, 0)),
-            ("crashkernel=256M@0", GIB, (256, None, false, 0, 0)),
-            ("crashkernel=0x10000000", GIB, (256, None, false, 0, 0)),
-            ("crashkernel=01g quiet", 2 * GIB, (1024, None, false, 0, 0)),
-            ("crashkernel=64M crashkernel=128M", GIB, (128, None, false, 0, 0)),
-            ("xcrashkernel=64M", GIB, (64, None, false, 0, 0)),
-            ("crashkernel=384M-:128M", GIB, (128, None, false, 0, 0)),
-            ("crashkernel=512M-2G:64M,2G-:128M@16M", 2 * GIB, (128, Some(16), false, 0, 0)),
-            // 1 GiB less what firmware keeps still counts as 1 GiB.
-            ("crashkernel=1G-:64M", GIB - 5 * MIB, (64, None, false, 0, 0)),
-            // What stands behind the range that matched is not read.
-            ("crashkernel=0-:64M,rubbish", GIB, (64, None, false, 0, 0)),
-            ("crashkernel=512M,high", 8 * GIB, (512, None, true, 256, 0)),
-            ("crashkernel=512M,high crashkernel=0,low", 8 * GIB, (512, None, true, 0, 0)),
-            ("crashkernel=72M,low crashkernel=1G,high", 8 * GIB, (1024, None, true, 72, 0)),
-            // A plain value hides the others.
-            ("crashkernel=128M crashkernel=512M,high crashkernel=72M,low", 8 * GIB, (128, None, false, 0, 0)),
-            ("crashkernel=128M crashkernel=1G,cma", 8 * GIB, (128, None, false, 0, 1024)),
-            ("crashkernel=128M crashkernel=bad,cma", 8 * GIB, (128, None, false, 0, 0)),
-        ] {
-            assert_eq!(mib(cmdline, ram), expected, "{cmdline}");
-        }
-        for silent in ["", "quiet", "crashkernel", "crashkernel=64M,low", "crashkernel=64M,cma"] {
-            assert_eq!(read(silent, GIB), Ok(None), "{silent}");
-        }
-    }
-
-    #[test]
-    fn what_the_kernel_refuses_and_where() {
-        for (cmdline, position, word) in [
-            ("crashkernel=", 12, "memory size expected, not the end"),
-            ("crashkernel=256MB", 16, "unrecognized character 'B'"),
-            ("ro crashkernel=auto", 15, "memory size expected, not 'a'"),
-            ("crashkernel=1G", 12, "not below"),
-            ("crashkernel=0", 12, "zero"),
-            ("crashkernel=M", 12, "zero"),
-            ("crashkernel=2G-:64M", 12, "zero"),
-            ("crashkernel=256M,high@1G", 16, "unrecognized character ','"),
-            ("crashkernel=2G-1G:64M", 17, "not above its start"),
-            ("crashkernel=1G:64M", 14, "'-' expected, not ':'"),
-            ("crashkernel=1G-2G", 14, "unrecognized"),
-            ("crashkernel=1G-2G,4G-:64M", 17, "':' expected, not ','"),
-            // The size of a range before the one that matches is checked too.
-            ("crashkernel=0-512M:2G,512M-:64M", 21, "not below"),
-            ("crashkernel=0-:64M@x", 19, "memory size expected, not 'x'"),
-            ("crashkernel=0,high", 12, "zero"),
-            ("crashkernel=64M,high crashkernel=x,low", 33, "memory size expected"),
-            // A broken plain value does not fall back to ',high'.
-            ("crashkernel=64MB crashkernel=64M,high", 15, "unrecognized"),
-        ] {
-            let refusal = read(cmdline, GIB).expect_err(cmdline);
-            assert!(refusal.reason.contains(word), "{cmdline}: {refusal}");
-            assert_eq!(refusal.position, position, "{cmdline}: {refusal}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(text in "(crashkernel=|[0-9xKMGT@:,. -]|high|low|cma|é){0,12}", ram: u64) {
-            let outcome = read(&text, ram);
-            prop_assert_eq!(outcome == Ok(None), last(&text, None).is_none() && last(&text, Some(",high")).is_none());
-        }
-    }
 }
