@@ -191,14 +191,14 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>) -> Exit
     let config = read_config();
     kmsg::set_debug(config.debug);
     let result = match name {
-        "target" => run::reach_target(&config),
+        "target" => run::reach_target(&config).map(|()| 0),
         "save" => run::save(&config),
-        "finish" => run::close(&config, directory.map(Path::new), failure),
-        "last-words" => run::last_words(20),
+        "finish" => run::close(&config, directory.map(Path::new), failure).map(|()| 0),
+        "last-words" => run::last_words(20).map(|()| 0),
         _ => Err(Error::new(Kind::Usage, format!("there is no stage '{name}'"))),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(e) => {
             Message::Failed(e.to_string()).send();
             ExitCode::from(e.kind().save_code())

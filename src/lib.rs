@@ -24,10 +24,14 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+#[macro_use]
+mod print;
+
 pub mod abi;
 pub mod boot;
 pub mod capture;
 pub mod cli;
+pub mod codec;
 pub mod crashkernel;
 pub mod dump;
 pub mod error;
@@ -58,6 +62,16 @@ pub const APPLETS: &[Applet] = &[
         name: "kdump-save",
         about: "save a crashed kernel's memory, filtered and compressed",
         run: cli::kdump_save::run,
+    },
+    Applet {
+        name: "makedumpfile",
+        about: "the same by makedumpfile's options, messages and exit codes",
+        run: cli::makedumpfile::run,
+    },
+    Applet {
+        name: "vmcore-dmesg",
+        about: "print the log of a crashed kernel, as kexec-tools' does",
+        run: cli::vmcore_dmesg::run,
     },
     Applet {
         name: "crashkernel-check",

@@ -167,10 +167,8 @@ impl Config {
             let result = match word {
                 "-c" => codec("zlib").map(|c| self.codec = c),
                 "-z" => codec("zstd").map(|c| self.codec = c),
-                "-l" | "-p" => {
-                    self.codec = Codec::Zstd;
-                    Err(format!("codec option '{word}' is not supported; zstd is used"))
-                }
+                "-l" => codec("lzo").map(|c| self.codec = c),
+                "-p" => codec("snappy").map(|c| self.codec = c),
                 "-X" => {
                     self.exclude_guests = true;
                     Ok(())
@@ -234,9 +232,7 @@ fn level(word: &str) -> Result<u8, String> {
 }
 
 fn codec(word: &str) -> Result<Codec, String> {
-    let all = [Codec::None, Codec::Zlib, Codec::Zstd];
-    let found = all.into_iter().find(|c| c.name() == word);
-    found.ok_or_else(|| format!("'{word}' is no codec; write none, zlib or zstd"))
+    word.parse().map_err(|e: crate::error::Error| e.to_string())
 }
 
 #[cfg(test)]
@@ -275,7 +271,6 @@ mod tests {
             ("path ../../etc", "", "'../../etc' is no directory inside the target"),
             ("ext4 sda1", "", "'sda1' is no device"),
             ("core_collector scp", "", "collector 'scp' is not makedumpfile"),
-            ("core_collector makedumpfile -l -d 31", "", "codec option '-l' is not supported; zstd is used"),
             ("final_action shell", "", "'shell' is no action"),
             ("", "kdump.level=32", "kernel command line, kdump.level: '32' is no dump level between 0 and 31"),
             ("", "kdump.target=nfs:x", "'nfs:x' is no target"),

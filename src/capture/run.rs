@@ -1,11 +1,11 @@
 //! The stages of a capture, each run in a process of its own that `init` watches: reach the target, save, close.
 //!
 //! Saving goes from what is most surely had to what is wanted most: a directory with a status, the log, the dump at the
-//! level asked for, at level 0, raw memory. Only a full target ends the ladder early: a wider dump would not fit either.
+//! level asked for, without the classes that need struct pages, raw memory. Only a full target ends the ladder early: a wider dump would not fit either.
 
 use std::cell::Cell;
 use std::fs::{DirBuilder, File};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,11 +18,12 @@ use super::modules::{self, Database, Loader};
 use super::progress::Message;
 use super::summary::Summary;
 use crate::dump::{self, Level, Report, Request};
-use crate::error::{Context, Error, Kind, Result};
-use crate::mem::VirtAddr;
+use crate::error::{Context, Error, Kind, Result, SAVED_DEGRADED, SAVED_INCOMPLETE, SAVED_RAW};
+use crate::mem::{Range, VirtAddr};
 use crate::target::Sink;
 use crate::target::file::FileSink;
-use crate::vmcore::{AddressSpace, Vmcore, conring, printk};
+use crate::vmcore::calendar::utc;
+use crate::vmcore::{AddressSpace, FileInput, Input, Vmcore, conring, printk};
 
 /// Where the target is mounted.
 pub const MOUNT_POINT: &str = "/target";
@@ -77,8 +78,13 @@ pub fn reach_target(config: &Config) -> Result<()> {
 ///
 /// # Errors
 /// Why no dump was saved; log and summary may be there nevertheless.
-pub fn save(config: &Config) -> Result<()> {
-    let core = Vmcore::open(Path::new(VMCORE));
+///
+/// Returns the exit code that says how well it went: 0, [`SAVED_DEGRADED`], [`SAVED_INCOMPLETE`] or [`SAVED_RAW`].
+pub fn save(config: &Config) -> Result<u8> {
+    let core = Vmcore::open(Path::new(VMCORE)).map(|mut core| {
+        core.search_vmcoreinfo();
+        core
+    });
     let crash = core.as_ref().map_or_else(|_| Crash::unknown(), Crash::of);
     let directory = make_directory(config, &crash)?;
     Message::Directory(directory.display().to_string()).send();
@@ -86,6 +92,9 @@ pub fn save(config: &Config) -> Result<()> {
     summary.set("status", "started");
     if let Some((core, xen)) = core.as_ref().ok().and_then(|c| Some((c, c.xen()?))) {
         summary.set("xen", xen.describe(&core.reader()));
+        for (cpu, registers) in xen.cpus(core.notes()).into_iter().enumerate() {
+            summary.set(&format!("xen-cpu-{cpu}"), registers);
+        }
     }
     summary.set("kernel", crash.release.as_str());
     summary.set("host", crash.host.as_str());
@@ -96,9 +105,9 @@ pub fn save(config: &Config) -> Result<()> {
         Ok(core) => core,
         Err(e) => {
             log::error!("{e}; memory is saved raw");
-            summary.set("warning", e.to_string());
-            let bytes = raw(&directory)?;
-            return done(summary, &directory, format!("vmcore, {bytes} bytes, raw"), "complete");
+            summary.set("reason", e.to_string());
+            let saved = raw(&FileInput::open(Path::new(VMCORE))?, &[], &directory)?;
+            return Ok(done(summary, &directory, saved));
         }
     };
     let saved = dmesg(&core, &directory);
@@ -112,10 +121,7 @@ pub fn save(config: &Config) -> Result<()> {
     summary.set("status", "dmesg");
     summary.set("dmesg", saved.unwrap_or_else(|e| format!("failed: {e}")));
     note(&summary, &directory);
-    match ladder(&core, config, &directory) {
-        Ok((text, status)) => done(summary, &directory, text, status),
-        Err(e) => Err(e),
-    }
+    ladder(&core, config, &directory).map(|saved| done(summary, &directory, saved))
 }
 
 fn note(summary: &Summary, directory: &Path) {
@@ -124,30 +130,50 @@ fn note(summary: &Summary, directory: &Path) {
     }
 }
 
-fn done(mut summary: Summary, directory: &Path, vmcore: String, status: &str) -> Result<()> {
-    log::info!("saved {}/{vmcore}", directory.display());
-    summary.set("vmcore", vmcore);
-    summary.set("status", status);
+/// A rung that held.
+struct Saved {
+    vmcore: String,
+    /// Why it is not what was asked for.
+    reasons: Vec<String>,
+    code: u8,
+}
+
+fn done(mut summary: Summary, directory: &Path, saved: Saved) -> u8 {
+    log::info!("saved {}/{}", directory.display(), saved.vmcore);
+    summary.set("vmcore", saved.vmcore);
+    summary.set("status", if saved.code == SAVED_INCOMPLETE { "incomplete" } else { "complete" });
+    if !saved.reasons.is_empty() {
+        for reason in &saved.reasons {
+            log::warn!("{reason}");
+        }
+        summary.set("reason", saved.reasons.join("; "));
+    }
     note(&summary, directory);
-    Ok(())
+    saved.code
 }
 
 /// The rungs in order: dump levels, then none for raw memory.
 fn rungs(asked: Level) -> Vec<Option<Level>> {
-    let widest = Level::default();
+    let widest = asked.without_struct_pages();
     let levels = [Some(asked), Some(widest).filter(|w| *w != asked)];
     levels.into_iter().flatten().map(Some).chain([None]).collect()
 }
 
-fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<(String, &'static str)> {
-    let mut failure = None;
+fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<Saved> {
+    let mut failure: Option<Error> = None;
     for rung in rungs(Level::new(config.level).unwrap_or(Level::MAX)) {
         let saved = match rung {
             Some(level) => filtered(core, config, level, directory),
-            None => raw(directory).map(|bytes| (format!("vmcore, {bytes} bytes, raw"), "complete")),
+            None => raw(core.input(), &dump::raw::broken(core), directory),
         };
         match saved {
-            Ok(saved) => return Ok(saved),
+            Ok(mut saved) => {
+                if let Some(e) = &failure {
+                    saved.reasons.push(e.to_string());
+                    saved.code = saved.code.max(SAVED_DEGRADED);
+                }
+                return Ok(saved);
+            }
             Err(e) if e.kind() == Kind::NoSpace => return Err(e),
             Err(e) => {
                 log::error!("{e}");
@@ -158,10 +184,10 @@ fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<(String, &
     Err(failure.unwrap_or_else(|| Error::new(Kind::System, "nothing was tried")))
 }
 
-fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> Result<(String, &'static str)> {
+fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> Result<Saved> {
     let path = directory.join("vmcore");
     let mut sink = FileSink::create(&path, true)?;
-    let request = Request { level, codec: config.codec, exclude_guests: config.exclude_guests, threads: 0 };
+    let request = Request { level, codec: config.codec, exclude_guests: config.exclude_guests, ..Request::default() };
     let told = Cell::new(Instant::now());
     let progress = |p: dump::Progress| {
         // The supervisor's timer needs no more than this, and a serial console is slow.
@@ -172,7 +198,16 @@ fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> R
     };
     let report = dump::save(core, &request, &sink, &progress)?;
     sink.finish()?;
-    Ok((describe(&report, config), if report.incomplete.is_some() { "incomplete" } else { "complete" }))
+    let code = match (&report.incomplete, report.degraded.is_empty()) {
+        (Some(_), _) => SAVED_INCOMPLETE,
+        (None, false) => SAVED_DEGRADED,
+        (None, true) => 0,
+    };
+    for warning in &report.warnings {
+        log::warn!("{warning}");
+    }
+    let reasons = report.degraded.iter().chain(&report.incomplete).cloned().collect();
+    Ok(Saved { vmcore: describe(&report, config), reasons, code })
 }
 
 fn describe(report: &Report, config: &Config) -> String {
@@ -180,9 +215,6 @@ fn describe(report: &Report, config: &Config) -> String {
     let mut text = format!("vmcore, {bytes} bytes, level {level}, {}, {kept} of {pages} pages", config.codec.name());
     if report.unreadable != 0 {
         text.push_str(&format!(", {} unreadable", report.unreadable));
-    }
-    for reason in report.degraded.iter().chain(&report.incomplete) {
-        text.push_str(&format!("; {reason}"));
     }
     text
 }
@@ -221,37 +253,14 @@ fn create(path: &Path) -> Result<File> {
     open.context(|| format!("create {}", path.display()))
 }
 
-/// Bytes a raw copy reads at once; its whole memory.
-const CHUNK: usize = 1 << 20;
-
-/// `/proc/vmcore` as it is. What can't be read is zero; the file is sparse where memory is zero.
-fn raw(directory: &Path) -> Result<u64> {
-    let mut input = File::open(VMCORE).context(|| format!("open {VMCORE}"))?;
-    let size = input.metadata().context(|| format!("stat {VMCORE}"))?.len();
+/// `/proc/vmcore` as it is, but for what is in the ranges `skip` of it.
+fn raw(input: &dyn Input, skip: &[Range], directory: &Path) -> Result<Saved> {
     let mut sink = FileSink::create(&directory.join("vmcore"), true)?;
-    let mut chunk = vec![0; CHUNK];
-    let mut at = 0;
-    let mut unreadable = 0_u64;
-    while at < size {
-        let wanted = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
-        let Some(buffer) = chunk.get_mut(..wanted) else { break };
-        let read = input.seek(SeekFrom::Start(at)).and_then(|_| input.read_exact(buffer));
-        if read.is_err() {
-            unreadable += 1;
-            buffer.fill(0);
-        }
-        let last = at + wanted as u64 == size;
-        if last || buffer.iter().any(|b| *b != 0) {
-            sink.write_at(at, buffer)?;
-        }
-        at += wanted as u64;
-        Message::Done(at, size).send();
-    }
-    if unreadable != 0 {
-        log::warn!("{unreadable} MiB of raw memory could not be read and are zero");
-    }
+    let progress = |done, total| Message::Done(done, total).send();
+    let dump::raw::Copied { bytes, unreadable } = dump::raw::copy(input, skip, &sink, &progress)?;
     sink.finish()?;
-    Ok(size)
+    let vmcore = format!("vmcore, {bytes} bytes, raw, {unreadable} pages unreadable");
+    Ok(Saved { vmcore, reasons: Vec::new(), code: SAVED_RAW })
 }
 
 /// What the directory is named after.
@@ -302,24 +311,6 @@ fn portable(name: &str) -> String {
     }
     let fine = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
     name.chars().map(fine).collect::<String>().trim_start_matches(['.', '-']).to_owned()
-}
-
-/// `2026-11-23T10:30:15Z` with the given marks: Gregorian calendar from seconds since 1970 (Howard Hinnant's
-/// `civil_from_days`, public domain).
-fn utc(seconds: u64, between: char, in_time: char, end: &str) -> String {
-    // 64 bits of seconds are 584 billion years; a corrupt time is cut to a readable one.
-    let seconds = seconds.min(253_402_300_799);
-    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year_of_era = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    let t = if in_time == ':' { 'T' } else { between };
-    format!("{year:04}{between}{month:02}{between}{day:02}{t}{hour:02}{in_time}{minute:02}{in_time}{second:02}{end}")
 }
 
 /// `PATH/HOST-YYYY-MM-DD-HH-MM-SS`, new; `-2` and so on if a crash of that second is there already.
@@ -440,8 +431,9 @@ mod tests {
         let bits = |asked| -> Vec<Option<u8>> {
             rungs(Level::new(asked).expect("level")).into_iter().map(|r| r.map(Level::bits)).collect()
         };
-        assert_eq!(bits(31), [Some(31), Some(0), None]);
-        assert_eq!(bits(0), [Some(0), None]);
+        assert_eq!(bits(31), [Some(31), Some(1), None]);
+        assert_eq!(bits(16), [Some(16), Some(0), None]);
+        assert_eq!(bits(1), [Some(1), None]);
     }
 
     #[test]

@@ -73,7 +73,16 @@ fn try_run(args: &[OsString]) -> Result<u8> {
             kexec_load::load(&mut holder, &host, &options, mode, dry_run)
                 .map_err(|e| exit_code_of_call(e, mode.syscall, true))?;
             match shutdown {
-                Some(program) => shut_down(program)?,
+                Some(program) => {
+                    if holder.is_xen() {
+                        eprintln!(
+                            "kexec: only a service manager that asks Xen (systemd from 261 on) starts the loaded kernel \
+                             at the end of the shutdown, others reboot through the firmware: there, use 'kexec -l' and \
+                             'kexec -e'"
+                        );
+                    }
+                    shut_down(program)?
+                }
                 None if after == After::Rest => {}
                 None if dry_run => println!("would start it then"),
                 None => exec(&mut holder, &host, &options, dry_run)?,

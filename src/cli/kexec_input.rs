@@ -11,7 +11,7 @@ use crate::boot::kernel::{EntryMode, Kernel};
 use crate::boot::multiboot::Module;
 use crate::boot::{command_line, linux, xen};
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::Host;
+use crate::host::{Host, state};
 use crate::image::{self, BzImage, Elf, Embedded, Multiboot, Sniffed};
 use crate::load::Slot;
 use crate::load::linux::Syscall;
@@ -75,6 +75,16 @@ pub struct Input {
     pub command_line: String,
     /// How it is loaded.
     pub syscall: Syscall,
+    /// The bzImage that the kernel was unpacked from, and how that is loaded.
+    packed: Option<(Loadable, Syscall)>,
+}
+
+impl Input {
+    /// The same with the kernel as it was before `--unpack`; `None` if it is.
+    pub fn packed(self) -> Option<Self> {
+        let (kernel, syscall) = self.packed?;
+        Some(Self { kernel, syscall, packed: None, ..self })
+    }
 }
 
 /// Reads and understands everything, and says what has no effect.
@@ -102,12 +112,24 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
     let running = host.text("proc/cmdline")?.unwrap_or_default();
     let crash = mode.slot == Slot::Crash;
     let mut text = asked_command_line(options, &embedded, &running, crash);
+    let mut packed = None;
     let kernel = match kernel {
         image::Kernel::BzImage(image) => {
             if unchecked {
                 image.check_sum().context(|| path.clone())?;
             }
-            bzimage(options, mode.syscall, &image)?
+            let whole = bzimage(options, mode.syscall, &image)?;
+            match options.unpack.then(|| inside(host, mode, &text, &whole, &image)) {
+                Some(Ok(kernel)) => {
+                    packed = Some(whole);
+                    Loadable::Linux { kernel, file_call: false }
+                }
+                Some(Err(reason)) => {
+                    eprintln!("kexec: --unpack has no effect on {path}: {reason}");
+                    whole
+                }
+                None => whole,
+            }
         }
         image::Kernel::Elf(elf) => program(options, *elf)?,
         image::Kernel::Multiboot(kernel) => {
@@ -136,13 +158,14 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
         );
         return Err(Error::new(Kind::Invalid, text));
     }
+    let packed = packed.map(|whole| syscall(options, mode.syscall, &whole).map(|call| (whole, call))).transpose()?;
     let syscall = syscall(options, mode.syscall, &kernel)?;
     if let Loadable::Linux { kernel, .. } = &kernel {
         let added = if syscall == Syscall::File { linux::FILE_CALL_ADDS } else { 0 };
         command_line::check(&text, added, kernel.command_line_max())?;
     }
     let dtb = options.dtb.as_ref().map(|path| slurp(path).map(Bytes::from)).transpose()?;
-    no_effect(options, &kernel, syscall);
+    no_effect(options, &kernel, syscall, crash);
     Ok(Input {
         path: path.clone(),
         unpacked: was_packed.then_some(bytes),
@@ -151,16 +174,43 @@ pub fn read(host: &Host, options: &Options, mode: Mode) -> Result<Input> {
         dtb,
         command_line: text,
         syscall,
+        packed,
     })
+}
+
+/// The kernel inside a bzImage, for `--unpack`.
+///
+/// # Errors
+/// Why the bzImage is needed: what its own code does, this does not.
+fn inside(host: &Host, mode: Mode, text: &str, whole: &Loadable, image: &BzImage) -> Result<Kernel> {
+    let refuse = |text: &str| Err(Error::new(Kind::Invalid, text));
+    if mode.slot != Slot::Crash {
+        return refuse("it is for crash kernels (-p); the next kernel's KASLR needs the bzImage");
+    }
+    if mode.syscall == Syscall::File {
+        return refuse("kexec_file_load (-s) takes the bzImage only");
+    }
+    if !matches!(whole, Loadable::Linux { kernel, .. } if kernel.mode == EntryMode::Long) {
+        return refuse("only the bzImage has the entry point asked for");
+    }
+    if state::five_levels(host) && text.split_whitespace().any(|word| word == "no5lvl") {
+        return refuse("'no5lvl' on the command line is obeyed by the bzImage's own code");
+    }
+    if state::encrypted_guest(host) {
+        return refuse("this guest's memory is encrypted (SEV, TDX), which the bzImage's own code sets up");
+    }
+    Kernel::unpacked(image)
 }
 
 /// The command line asked for; without one, what the image carries.
 fn asked_command_line(options: &Options, embedded: &Embedded, running: &str, crash: bool) -> String {
     let asked = options.command_line.as_deref();
-    if asked.is_none() && !options.reuse_cmdline {
-        return embedded.command_line.clone().unwrap_or_default();
-    }
-    command_line::reuse(options.reuse_cmdline.then_some(running), asked.unwrap_or_default(), crash)
+    let text = if asked.is_none() && !options.reuse_cmdline {
+        embedded.command_line.clone().unwrap_or_default()
+    } else {
+        command_line::reuse(options.reuse_cmdline.then_some(running), asked.unwrap_or_default(), crash)
+    };
+    if options.lean && crash { command_line::lean(&text) } else { text }
 }
 
 fn bzimage(options: &Options, asked: Syscall, image: &BzImage) -> Result<Loadable> {
@@ -256,7 +306,7 @@ fn syscall(options: &Options, asked: Syscall, kernel: &Loadable) -> Result<Sysca
 }
 
 /// Says once what was given and changes nothing: scripts pass options for kernels of every kind.
-fn no_effect(options: &Options, kernel: &Loadable, syscall: Syscall) {
+fn no_effect(options: &Options, kernel: &Loadable, syscall: Syscall, crash: bool) {
     let linux = matches!(kernel, Loadable::Linux { .. });
     let multiboot = matches!(kernel, Loadable::Multiboot { .. });
     let elf = options.args_elf || options.args_none;
@@ -274,6 +324,7 @@ fn no_effect(options: &Options, kernel: &Loadable, syscall: Syscall) {
         (options.entry_32bit && !bzimage, "entry-32bit"),
         (options.dtb.is_some() && !linux, "dtb"),
         (options.entry.is_some(), "entry"),
+        (options.lean && !crash, "lean"),
         (options.no_cma && syscall == Syscall::Segments, "no-cma"),
         (options.force_dtb && syscall == Syscall::Segments, "force-dtb"),
         (file && options.pass_memmap_cmdline, "pass-memmap-cmdline"),

@@ -38,8 +38,27 @@ pub(super) fn load(holder: &mut Holder, host: &Host, options: &Options, mode: Mo
     if mode.slot == Slot::Crash && host.is_live() && !holder.is_xen() && unreserved()? {
         return Err(linux::no_reservation());
     }
+    let error = match hand_over(holder, host, options, mode, &input, dry_run) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let name = input.path.clone();
+    let Some(packed) = input.packed() else { return Err(error) };
+    eprintln!("kexec: {name} unpacked: {error}; loading it as it is");
+    hand_over(holder, host, options, mode, &packed, dry_run)
+}
+
+/// Plans, and loads or prints.
+fn hand_over(
+    holder: &mut Holder,
+    host: &Host,
+    options: &Options,
+    mode: Mode,
+    input: &Input,
+    dry_run: bool,
+) -> Result<()> {
     if dry_run {
-        let plan = if input.syscall == Syscall::File { None } else { Some(plan(holder, host, options, mode, &input)?) };
+        let plan = if input.syscall == Syscall::File { None } else { Some(plan(holder, host, options, mode, input)?) };
         let shown = kexec_plan::Shown {
             kernel: &input.path,
             initrds: &input.initrd.names(),
@@ -53,7 +72,7 @@ pub(super) fn load(holder: &mut Holder, host: &Host, options: &Options, mode: Mo
         return Ok(());
     }
     let by_segments = |holder: &mut Holder| {
-        let plan = plan(holder, host, options, mode, &input)?;
+        let plan = plan(holder, host, options, mode, input)?;
         tell(Some(&plan));
         if options.debug {
             eprint!("{}", kexec_plan::human(&plan));
@@ -65,7 +84,7 @@ pub(super) fn load(holder: &mut Holder, host: &Host, options: &Options, mode: Mo
         })
     };
     let Holder::Linux(linux) = holder else { return by_segments(holder) };
-    let by_file = |linux: &Linux| linux.load_files(mode.slot, &files(options, &input)?);
+    let by_file = |linux: &Linux| linux.load_files(mode.slot, &files(options, input)?);
     match input.syscall {
         Syscall::Segments => by_segments(holder),
         Syscall::File => by_file(linux),

@@ -10,7 +10,7 @@ use crate::host::parse_number;
 /// one that 2.0.32 lacks: `--no-c` and `--f` stay what they are.
 pub(super) const GRAMMAR: Grammar = Grammar {
     aliases: &[("append", "command-line"), ("ramdisk", "initrd")],
-    exact: &["dry-run", "dry-run-json", "root", "vmm", "no-cma", "force-dtb"],
+    exact: &["dry-run", "dry-run-json", "root", "vmm", "no-cma", "force-dtb", "unpack", "lean"],
     last: &["help", "version", "print-ckr-size"],
 };
 
@@ -27,7 +27,7 @@ pub(super) const GROUPS: &[(&str, &str)] = &[
     ),
     ("Xen and multiboot", "vmm module"),
     ("Placement", "mem-min mem-max entry"),
-    ("Crash kernel", "hotplug pass-memmap-cmdline"),
+    ("Crash kernel", "unpack lean hotplug pass-memmap-cmdline"),
     ("Purgatory, the code between the kernels", "no-checks console-serial serial serial-baud console-vga reset-vga"),
     ("Machine", "no-ifdown no-sync noefi"),
     ("Dry run and information", "dry-run dry-run-json root debug print-ckr-size version help"),
@@ -153,6 +153,12 @@ pub(super) struct Options {
     /// let the purgatory speak on the VGA screen
     #[argh(switch)]
     pub(super) console_vga: bool,
+    /// unpack a crash kernel's bzImage now, not after the panic: less memory, less time; falls back to the bzImage
+    #[argh(switch)]
+    pub(super) unpack: bool,
+    /// add parameters that save a crash kernel memory: no tracing files, no accounting, small tables; yours come first
+    #[argh(switch)]
+    pub(super) lean: bool,
     /// let the kernel keep a crash kernel's elfcorehdr up to date by itself (done anyway where it can)
     #[argh(switch)]
     pub(super) hotplug: bool,

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 
 use super::watchdog::Watchdog;
 use crate::capture::progress::{Message, Patience, Watch};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, SAVED_DEGRADED, SAVED_RAW};
 
 /// What to start and how long it may take.
 pub struct Stage<'a> {
@@ -102,6 +102,10 @@ fn kill(pid: Pid) {
 fn outcome(name: &str, status: WaitStatus, failure: Option<String>) -> Result<()> {
     match (status.exit_status(), status.terminating_signal(), failure) {
         (Some(0), _, _) => Ok(()),
+        (Some(code), _, None) if (SAVED_DEGRADED.into()..=SAVED_RAW.into()).contains(&code) => {
+            log::warn!("stage '{name}' ended with status {code}: what was saved is not what was asked for");
+            Ok(())
+        }
         (_, _, Some(reason)) => Err(Error::new(Kind::System, reason)),
         (_, Some(9), _) => {
             let cause = "it used more memory than the crash kernel has, or somebody ended it";
