@@ -29,12 +29,21 @@ for i in $(seq 50); do [ $(sed -n 's/AnonPages: *\\([0-9]*\\) kB/\\1/p' /proc/me
 
 /// A vmcore of `kernel` on the CPU model `cpu` (`qemu64`: 4-level paging, `max`: 5-level), 512 MiB.
 pub fn vmcore(kernel: &Kernel, cpu: &str) -> PathBuf {
+    made(kernel, cpu, "elf")
+}
+
+/// What the kernel of [`vmcore`] printed on its console until then.
+pub fn console(kernel: &Kernel, cpu: &str) -> PathBuf {
+    made(kernel, cpu, "console")
+}
+
+fn made(kernel: &Kernel, cpu: &str, which: &str) -> PathBuf {
     let dir = cache().join("core");
     fs::create_dir_all(&dir).expect("make the directory of cores");
-    let core = dir.join(format!("{}-{cpu}.elf", kernel.release));
+    let [core, wanted] = ["elf", which].map(|kind| dir.join(format!("{}-{cpu}.{kind}", kernel.release)));
     let _made_once = lock(&dir.join("lock"));
-    if core.is_file() {
-        return core;
+    if wanted.is_file() && core.with_extension("console").is_file() {
+        return wanted;
     }
     say(&format!("making a vmcore of {} on {cpu}", kernel.release));
     let work = super::workdir(&format!("core-{}-{cpu}", kernel.release));
@@ -44,7 +53,7 @@ pub fn vmcore(kernel: &Kernel, cpu: &str) -> PathBuf {
     );
     let guest = Guest::new(kernel, &["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"], &script);
     let initrd = guest.write_gzip(&work.join("initrd"));
-    Machine::new(&format!("core-{}-{cpu}", kernel.release), &work, &kernel.vmlinuz())
+    let machine = Machine::new(&format!("core-{}-{cpu}", kernel.release), &work, &kernel.vmlinuz())
         .initrd(&initrd)
         .memory(512)
         .cpu(cpu)
@@ -52,12 +61,17 @@ pub fn vmcore(kernel: &Kernel, cpu: &str) -> PathBuf {
         .argument("-device")
         .argument("vmcoreinfo")
         .monitor("LAB-CORE-READY", &format!("dump-guest-memory {}\nquit", new.display()))
-        .timeout(240)
-        .run()
-        .ended();
+        .timeout(240);
+    let outcome = machine.run();
+    outcome.ended();
     plain_headers(&new);
-    fs::rename(&new, &core).or_else(|_| fs::copy(&new, &core).map(drop)).expect("keep the core");
-    core
+    let printed = work.join("core.console");
+    fs::write(&printed, &outcome.console).expect("write what it printed");
+    // The core last: where it is, its console is too.
+    for (from, to) in [(printed, core.with_extension("console")), (new, core)] {
+        fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).expect("keep what was made");
+    }
+    wanted
 }
 
 /// A disk with a file of 24 MiB to read into the page cache.

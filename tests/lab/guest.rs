@@ -32,7 +32,7 @@ reboot -f
 /// A root file system being put together.
 pub struct Guest {
     archive: Archive,
-    libraries: Vec<PathBuf>,
+    libraries: Vec<String>,
 }
 
 impl Guest {
@@ -85,10 +85,14 @@ impl Guest {
     }
 
     /// One of upstream's programs (`kexec`, `makedumpfile`, `vmcore-dmesg`, `strace`) as /bin/NAME, with its libraries.
-    pub fn tool(mut self, name: &str) -> Self {
+    pub fn tool(self, name: &str) -> Self {
         let tools = fetch(&["tools", SUITE]);
-        let program = fs::canonicalize(tools.join("programs").join(name)).expect("a fetched tool");
-        let root = tools.join("root");
+        self.program(&tools.join("root"), &tools.join("programs").join(name), name)
+    }
+
+    /// A program below `root`, which has its libraries, as /bin/NAME with them.
+    pub fn program(mut self, root: &Path, program: &Path, name: &str) -> Self {
+        let program = fs::canonicalize(program).expect("a fetched program");
         let loader = root.join("lib64/ld-linux-x86-64.so.2");
         let path = format!("{0}/lib/x86_64-linux-gnu:{0}/usr/lib/x86_64-linux-gnu", root.display());
         let list = run(Command::new(&loader).args(["--library-path", &path, "--list"]).arg(&program));
@@ -103,9 +107,10 @@ impl Guest {
             }
         }
         for (from, to) in wanted {
-            if !self.libraries.contains(&from) {
+            // Two programs of one suite share libraries, from whichever tree the first one came.
+            if !self.libraries.contains(&to) {
                 self = self.file(&to, &from);
-                self.libraries.push(from);
+                self.libraries.push(to);
             }
         }
         self.file(&format!("bin/{name}"), &program)

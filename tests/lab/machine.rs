@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -27,6 +28,7 @@ pub struct Machine {
     arguments: Vec<OsString>,
     disks: u32,
     monitor: Vec<(String, String)>,
+    typed: Vec<(String, Vec<u8>)>,
 }
 
 /// How a run ended.
@@ -67,6 +69,7 @@ impl Machine {
             arguments: Vec::new(),
             disks: 0,
             monitor: Vec::new(),
+            typed: Vec::new(),
         }
     }
 
@@ -155,13 +158,30 @@ impl Machine {
         self
     }
 
+    /// When a console line contains `pattern`, `keys` are typed on the console (once), slowly enough for a hypervisor.
+    pub fn typed(mut self, pattern: &str, keys: &[u8]) -> Self {
+        self.typed.push((pattern.to_owned(), keys.to_owned()));
+        self
+    }
+
+    /// A console that can be typed on is this socket; it lies where paths are short enough for one.
+    fn keyboard(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("lab-{}-{}", std::process::id(), self.name))
+    }
+
     fn command(&self, log: &Path) -> Command {
         // Should this process die, so must the machine: nothing else would end it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi"]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot", "-monitor", "stdio"]);
         command.args(["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string(), "-cpu", &self.cpu]);
-        command.arg("-serial").arg(format!("file:{}", log.display()));
+        if self.typed.is_empty() {
+            command.arg("-serial").arg(format!("file:{}", log.display()));
+        } else {
+            let (socket, log) = (self.keyboard(), log.display());
+            let text = format!("socket,id=console,path={},server=on,wait=off,logfile={log}", socket.display());
+            command.arg("-chardev").arg(text).arg("-serial").arg("chardev:console");
+        }
         command.arg("-kernel").arg(&self.kernel).arg("-append").arg(&self.append);
         if !self.initrd.is_empty() {
             let whole = self.dir.join(format!("{}.initrd", self.name));
@@ -195,6 +215,7 @@ impl Machine {
         let mut child = Running(spawned.unwrap_or_else(|e| panic!("start {command:?}: {e}")));
         let mut console = Console::open(&log);
         let mut monitor = self.monitor.clone();
+        let mut typed = self.typed.clone();
         let end = loop {
             let ended = child.0.try_wait().expect("wait for QEMU");
             for line in console.lines() {
@@ -207,6 +228,9 @@ impl Machine {
                     }
                     !now
                 });
+                if let Some(at) = typed.iter().position(|(pattern, _)| line.contains(pattern.as_str())) {
+                    type_on(&self.keyboard(), &typed.remove(at).1);
+                }
             }
             if let Some(status) = ended {
                 break End::Exited(status.code().unwrap_or(-1));
@@ -217,11 +241,21 @@ impl Machine {
             thread::sleep(Duration::from_millis(100));
         };
         drop(child);
+        drop(fs::remove_file(self.keyboard()));
         let seconds = start.elapsed().as_secs_f64();
         let how = if end == End::TimedOut { "TIMED OUT" } else { "ended" };
         say(&format!("{:<40} {how} after {seconds:.1} s", self.name));
         let text = fs::read(&log).unwrap_or_default();
         Outcome { name: self.name, end, console: String::from_utf8_lossy(&text).replace('\r', ""), log, seconds }
+    }
+}
+
+/// Types on a console. What it says meanwhile is in the log: nobody need read it here.
+fn type_on(socket: &Path, keys: &[u8]) {
+    let mut console = UnixStream::connect(socket).expect("QEMU listens for keys");
+    for key in keys {
+        console.write_all(&[*key]).expect("type a key");
+        thread::sleep(Duration::from_millis(300));
     }
 }
 

@@ -18,6 +18,7 @@
 pub mod core;
 pub mod cpio;
 pub mod disk;
+pub mod dracut;
 mod guest;
 mod kernel;
 mod machine;
@@ -133,6 +134,14 @@ pub fn lock(path: &Path) -> File {
         assert!(start.elapsed() < Duration::from_secs(1800), "{} has been locked for half an hour", path.display());
         thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// A command that runs `program` while it holds the lock of QEMU, which it starts by itself.
+pub fn in_turn(program: &Path) -> Command {
+    let path = std::env::var_os("KDUMPBOX_LOCK").map_or_else(|| cache().join("qemu.lock"), PathBuf::from);
+    let mut command = Command::new("flock");
+    command.arg(path).arg(program).stdin(Stdio::null());
+    command
 }
 
 /// The lock whose holder may run QEMU.

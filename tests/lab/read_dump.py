@@ -23,7 +23,9 @@ def main(dump, vmlinux=None):
     info = program["VMCOREINFO"].string_().decode()
     print(f"note_release={field(info, 'OSRELEASE')}")
     # struct new_utsname: six strings of 65 bytes; the third is the release.
-    names = int(field(info, "SYMBOL(init_uts_ns)"), 16) + int(field(info, "OFFSET(uts_namespace.name)"))
+    # Before its offset was exported the names followed a reference count of 4 bytes.
+    offset = re.search(r"^OFFSET\(uts_namespace.name\)=(\d+)$", info, re.M)
+    names = int(field(info, "SYMBOL(init_uts_ns)"), 16) + (int(offset.group(1)) if offset else 4)
     print(f"memory_release={program.read(names + 2 * 65, 65).split(bytes(1))[0].decode()}")
     if vmlinux is None:
         return

@@ -2,7 +2,8 @@
 //! panics, and the crash kernel copies its /proc/vmcore to a disk.
 //!
 //! Upstream's `kexec -p` leaves out dom0's VMCOREINFO, so [`XenCore::with_dom0`] is the same core with that note
-//! added: what a loader that knows better leaves behind.
+//! added: what a loader that knows better leaves behind. That it is one shows Xen 4.14, where upstream's kexec of
+//! bookworm says "Cannot load": there ours loads, which adds the note itself.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -14,7 +15,7 @@ use super::{Guest, Kernel, Machine, SUITE, Xen, cache, lock, run, say};
 
 /// A cached core in both forms, and what was known when it was made.
 pub struct XenCore {
-    /// As upstream's kexec leaves it.
+    /// As upstream's kexec leaves it; of 4.14 as ours does.
     pub plain: PathBuf,
     /// With dom0's VMCOREINFO as one more note.
     pub with_dom0: PathBuf,
@@ -49,18 +50,21 @@ fn make(xen: &Xen, core: &XenCore) {
     let work = super::workdir(&format!("core-xen-{}", xen.version));
     let modules = ["virtio_pci", "virtio_blk"];
     let crash = Guest::new(&kernel, &modules, SAVE).write_gzip(&work.join("crash.img"));
+    let ours = xen.version == "4.14";
+    let kexec = if ours { "/sbin/kexec" } else { "/bin/kexec" };
     let script = format!(
         "{FILL}
 echo LAB-VMCOREINFO $(cat /sys/kernel/vmcoreinfo)
-/bin/kexec -p /boot/vmlinuz --initrd=/boot/crash.img --append='console=ttyS0 maxcpus=1 irqpoll reset_devices panic=-1'
+{kexec} -p /boot/vmlinuz --initrd=/boot/crash.img --append='console=ttyS0 maxcpus=1 irqpoll reset_devices panic=-1'
 echo LAB-LOAD $?
 echo '{ORACLE}' > /dev/kmsg
 grep -E 'MemFree|^Cached|AnonPages|Shmem:' /proc/meminfo
 echo c > /proc/sysrq-trigger
 "
     );
-    let first = Guest::new(&kernel, &["virtio_pci", "virtio_blk", "ext4", "xen-privcmd"], &script)
-        .tool("kexec")
+    let first = Guest::new(&kernel, &["virtio_pci", "virtio_blk", "ext4", "xen-privcmd"], &script);
+    let first = if ours { first.product(&["kexec"]) } else { first.tool("kexec") };
+    let first = first
         .file("boot/vmlinuz", &kernel.vmlinuz())
         .file("boot/crash.img", &crash)
         .write_gzip(&work.join("first.img"));
@@ -85,6 +89,9 @@ echo c > /proc/sysrq-trigger
     let copy = |from: &Path, to: &Path| run(Command::new("cp").arg("--sparse=always").args([from, to]));
     copy(&saved, &core.plain);
     fs::copy(&outcome.log, &core.console).expect("keep the console");
+    if ours {
+        return fs::hard_link(&core.plain, &core.with_dom0).expect("name the core twice");
+    }
     let new = work.join("dom0.elf");
     copy(&core.plain, &new);
     add_note(&new, note[0]);

@@ -72,7 +72,8 @@ impl Use {
             Use::Cache | Use::SwapCache => level & 6 != 0,
             Use::CachePrivate => level & 4 != 0,
             Use::Anon | Use::AnonHuge(_) | Use::Hugetlb(_) => level & 8 != 0,
-            Use::Hwpoison | Use::Offline => level > 1,
+            // Broken memory must not even be read; of the other there is none.
+            Use::Hwpoison | Use::Offline => true,
         }
     }
 }
@@ -83,7 +84,7 @@ const SWAPCACHE: u64 = 1 << 10;
 const PRIVATE: u64 = 1 << 13;
 const SWAPBACKED: u64 = 1 << 19;
 const SLAB: u64 = 1 << 9;
-const POISON: u64 = 1 << 23;
+pub const POISON: u64 = 1 << 23;
 
 /// Physical layout: two pieces of memory in two sections, and a hole between them.
 pub const RAM: [(u64, u64); 2] = [(0x10_0000, 0x140_0000), (0x800_0000, 0x880_0000)];
@@ -91,48 +92,70 @@ pub const RAM: [(u64, u64); 2] = [(0x10_0000, 0x140_0000), (0x800_0000, 0x880_00
 const IMAGE_PHYS: u64 = 0x20_0000;
 const IMAGE_VIRT: u64 = IMAGE + 0x100_0000;
 const MEM_MAP_PHYS: u64 = 0x80_0000;
-const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 
 /// The kernel and how it is to be made.
 #[derive(Clone)]
 pub struct Kernel {
     pub generation: Generation,
     pub levels: u32,
+    pub place: Place,
     pub uses: BTreeMap<u64, Use>,
     pub memory: Memory,
     pub tables: PageTables,
     /// VMCOREINFO's lines.
     pub info: String,
-    pub vmemmap: u64,
     /// Next free byte of the image.
     brk: u64,
     pub symbols: BTreeMap<String, u64>,
 }
 
-fn phys(va: u64) -> u64 {
+/// Where in its address space a kernel has what KASLR moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// How far the image is from where it was linked for.
+    pub slide: u64,
+    /// The direct map.
+    pub direct: u64,
+    /// Struct pages.
+    pub vmemmap: u64,
+}
+
+impl Place {
+    /// Without KASLR.
+    pub fn fixed(levels: u32) -> Self {
+        match levels {
+            5 => Self { slide: 0, direct: 0xff11_0000_0000_0000, vmemmap: 0xffd4_0000_0000_0000 },
+            _ => Self { slide: 0, direct: 0xffff_8880_0000_0000, vmemmap: 0xffff_ea00_0000_0000 },
+        }
+    }
+}
+
+/// Where an address of the image lies, without KASLR.
+pub fn phys(va: u64) -> u64 {
     va - IMAGE_VIRT + IMAGE_PHYS
 }
 
 impl Kernel {
     /// A kernel with some pages of every use in its second piece of memory.
     pub fn new(generation: Generation, levels: u32) -> Self {
-        let (direct, vmemmap) = match levels {
-            5 => (0xff11_0000_0000_0000, 0xffd4_0000_0000_0000),
-            _ => (DIRECT_MAP, 0xffff_ea00_0000_0000),
-        };
+        Self::placed(generation, levels, Place::fixed(levels))
+    }
+
+    /// The same, elsewhere in its address space.
+    pub fn placed(generation: Generation, levels: u32, place: Place) -> Self {
         let tables = PageTables { root: IMAGE_PHYS, levels, next: IMAGE_PHYS + 0x10_0000, extra: 0 };
         let mut kernel = Self {
             generation,
             levels,
+            place,
             uses: BTreeMap::new(),
             memory: Memory::default(),
             tables,
             info: String::new(),
-            vmemmap,
-            brk: IMAGE_VIRT + 2 * PAGE,
+            brk: IMAGE_VIRT + place.slide + 2 * PAGE,
             symbols: BTreeMap::new(),
         };
-        kernel.map_all(direct);
+        kernel.map_all();
         kernel.describe();
         kernel.spread_uses();
         for (start, end) in RAM {
@@ -146,9 +169,15 @@ impl Kernel {
         kernel
     }
 
-    fn map_all(&mut self, direct: u64) {
+    fn map_all(&mut self) {
+        let Place { slide, direct, vmemmap } = self.place;
         for i in 0..2 {
-            self.tables.map(&mut self.memory, IMAGE_VIRT + i * 0x20_0000, IMAGE_PHYS + i * 0x20_0000, 0x20_0000);
+            self.tables.map(
+                &mut self.memory,
+                IMAGE_VIRT + slide + i * 0x20_0000,
+                IMAGE_PHYS + i * 0x20_0000,
+                0x20_0000,
+            );
         }
         for (start, end) in RAM {
             // The direct map in 4 KiB pages at its ragged ends would need more tables than it is worth: 2 MiB down.
@@ -158,9 +187,9 @@ impl Kernel {
         }
         // mem_map: the first piece by 4 KiB pages, the second by a 2 MiB page.
         for i in 0..RAM[0].1 * 64 / PAGE / PAGE {
-            self.tables.map(&mut self.memory, self.vmemmap + i * PAGE, MEM_MAP_PHYS + i * PAGE, PAGE);
+            self.tables.map(&mut self.memory, vmemmap + i * PAGE, MEM_MAP_PHYS + i * PAGE, PAGE);
         }
-        let second = self.vmemmap + RAM[1].0 / PAGE * 64;
+        let second = vmemmap + RAM[1].0 / PAGE * 64;
         self.tables.map(&mut self.memory, second, MEM_MAP_PHYS + 0x20_0000, 0x20_0000);
     }
 
@@ -172,6 +201,17 @@ impl Kernel {
         }
     }
 
+    /// The physical address of the first page that holds `text`.
+    pub fn memory_address_of(&self, text: &str) -> u64 {
+        let holds = |page: &[u8]| page.windows(text.len()).any(|w| w == text.as_bytes());
+        self.memory.written().find(|(_, page)| holds(page)).map(|(pfn, _)| pfn * PAGE).expect("the text is in memory")
+    }
+
+    /// What is reserved next begins a page.
+    pub fn page_align(&mut self) {
+        self.brk = self.brk.next_multiple_of(PAGE);
+    }
+
     /// Reserves `size` bytes of the image; its virtual address.
     pub fn alloc(&mut self, size: u64) -> u64 {
         let at = self.brk;
@@ -180,7 +220,7 @@ impl Kernel {
     }
 
     pub fn put(&mut self, va: u64, bytes: &[u8]) {
-        self.memory.write(phys(va), bytes);
+        self.memory.write(phys(va - self.place.slide), bytes);
     }
 
     pub fn symbol(&mut self, name: &str, va: u64) {
@@ -231,10 +271,12 @@ impl Kernel {
                 writeln!(self.info, "NUMBER(PAGE_{name}_MAPCOUNT_VALUE)={value}").expect("written");
             }
         }
-        let phys_base = (IMAGE_PHYS as i64) - (IMAGE_VIRT - IMAGE) as i64;
+        let slide = self.place.slide;
+        let phys_base = (IMAGE_PHYS as i64) - (IMAGE_VIRT + slide - IMAGE) as i64;
         let five = u8::from(self.levels == 5);
         writeln!(self.info, "NUMBER(phys_base)={phys_base}\nNUMBER(pgtable_l5_enabled)={five}").expect("written");
-        self.symbol("swapper_pg_dir", IMAGE_VIRT);
+        writeln!(self.info, "KERNELOFFSET={slide:x}").expect("written");
+        self.symbol("swapper_pg_dir", IMAGE_VIRT + slide);
         let uts = self.alloc(400);
         for (i, text) in
             ["Linux", "host", &format!("{release}.0-synthetic"), "#1", "x86_64", "(none)"].iter().enumerate()
@@ -244,7 +286,7 @@ impl Kernel {
         self.symbol("init_uts_ns", uts);
         self.info.push_str("OFFSET(uts_namespace.name)=0\n");
         if generation.since(V6_10) {
-            let vmemmap = self.vmemmap;
+            let vmemmap = self.place.vmemmap;
             self.symbol("vmemmap", vmemmap);
         } else {
             self.mem_section();
@@ -252,13 +294,13 @@ impl Kernel {
     }
 
     /// mem_section: roots, a page of sections; sections 0 and 1 exist.
-    fn mem_section(&mut self) {
+    pub fn mem_section(&mut self) {
         let roots = self.alloc(PAGE);
         let table = self.alloc(2 * PAGE).next_multiple_of(PAGE);
         self.brk += PAGE;
         self.put(roots, &table.to_le_bytes());
         for section in 0..2u64 {
-            self.put(table + section * 32, &(self.vmemmap | 7).to_le_bytes());
+            self.put(table + section * 32, &(self.place.vmemmap | 7).to_le_bytes());
         }
         self.symbol("mem_section", roots);
         self.symbols.insert("section table".into(), table);
@@ -338,7 +380,7 @@ impl Kernel {
         self.write_page(pfn, words, page_type);
         if let Use::AnonHuge(order) | Use::Hugetlb(order) = what {
             for tail in 1..1 << order {
-                self.write_page(pfn + tail, [0, (self.vmemmap + pfn * 64) | 1, 0, 0], free);
+                self.write_page(pfn + tail, [0, (self.place.vmemmap + pfn * 64) | 1, 0, 0], free);
             }
             self.write_order(pfn, order, matches!(what, Use::Hugetlb(_)));
         }
@@ -377,9 +419,8 @@ impl Kernel {
 
     /// The core file: the image's alias segment first, then memory, as the kernel lists them.
     pub fn core(&self) -> Core {
-        let direct = if self.levels == 5 { 0xff11_0000_0000_0000 } else { DIRECT_MAP };
-        let mut loads = vec![(IMAGE_PHYS, IMAGE_PHYS + 0x20_0000, IMAGE_VIRT)];
-        loads.extend(RAM.map(|(start, end)| (start, end, direct + start)));
+        let mut loads = vec![(IMAGE_PHYS, IMAGE_PHYS + 0x20_0000, IMAGE_VIRT + self.place.slide)];
+        loads.extend(RAM.map(|(start, end)| (start, end, self.place.direct + start)));
         let mut notes = [note("CORE", 1, &[0; 336]), note("CORE", 1, &[1; 336])].concat();
         notes.extend(note("VMCOREINFO", 0, self.info.as_bytes()));
         Core { memory: self.memory.clone(), loads, notes }

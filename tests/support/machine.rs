@@ -150,6 +150,23 @@ pub struct Core {
 }
 
 impl Core {
+    /// Takes the page that holds `phys` out of every segment: what is there can't be read.
+    pub fn without_page(mut self, phys: u64) -> Self {
+        let (from, to) = (phys & !(PAGE - 1), (phys & !(PAGE - 1)) + PAGE);
+        self.loads = self
+            .loads
+            .iter()
+            .flat_map(|(start, end, va)| {
+                if *start < to && from < *end {
+                    vec![(*start, from, *va), (to, *end, va + (to - start))]
+                } else {
+                    vec![(*start, *end, *va)]
+                }
+            })
+            .collect();
+        self
+    }
+
     /// The program headers, and where the file ends.
     pub fn phdrs(&self) -> (Vec<Phdr>, u64) {
         let notes_at = PAGE;

@@ -1,4 +1,5 @@
-//! A synthetic vmcore with bytes changed anywhere: its log is read and a dump of it written, to nowhere.
+//! A synthetic vmcore, of Linux or of Xen, with bytes changed anywhere: its log and Xen's console are read and a dump
+//! of it written, to nowhere.
 #![no_main]
 
 #[allow(dead_code, reason = "the laboratory has more than is needed here")]
@@ -11,9 +12,11 @@ use std::sync::OnceLock;
 use kdumpbox::dump::{self, Codec, Level, Request};
 use kdumpbox::error::Result;
 use kdumpbox::target::Sink;
-use kdumpbox::vmcore::{Input, Vmcore, printk};
-use support::kernel::{Kernel, V6_12};
+use kdumpbox::vmcore::{Input, Vmcore, conring, printk};
+use support::kernel::{Kernel, V6_1, V6_12};
 use support::log::{Record, RingShape};
+use support::machine::Core;
+use support::xen::{States, Xen};
 
 /// Takes everything, keeps nothing.
 struct Nowhere;
@@ -54,20 +57,35 @@ impl Input for Changed {
     }
 }
 
-fn base() -> &'static [u8] {
+fn bytes(core: &Core) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a directory");
+    core.save(&dir.path().join("core"));
+    std::fs::read(dir.path().join("core")).expect("read")
+}
+
+fn linux() -> &'static [u8] {
     static BASE: OnceLock<Vec<u8>> = OnceLock::new();
     BASE.get_or_init(|| {
         let mut kernel = Kernel::new(V6_12, 4);
         support::log::ring(&mut kernel, RingShape::default(), &[Record::new(1, "one"), Record::new(2, "two")]);
-        let dir = tempfile::tempdir().expect("a directory");
-        kernel.core().save(&dir.path().join("core"));
-        std::fs::read(dir.path().join("core")).expect("read")
+        bytes(&kernel.core())
+    })
+}
+
+fn xen() -> &'static [u8] {
+    static BASE: OnceLock<Vec<u8>> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let mut xen = Xen::new(Kernel::new(V6_1, 4), States::New, 17, ".7");
+        xen.print("(XEN) a line\n(XEN) another\n");
+        bytes(&xen.core())
     })
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    // Five bytes a change: where (the first half of the numbers lie in the headers), and what.
-    let base = base();
+    // The first byte chooses the base. Five bytes a change: where (the first half of the numbers lie in the headers),
+    // and what.
+    let Some((choice, data)) = data.split_first() else { return };
+    let base = if choice & 1 == 0 { linux() } else { xen() };
     let changes = data.chunks_exact(5).map(|c| {
         let at = u64::from(u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
         (if at & 1 == 0 { at / 2 % 8192 } else { at / 2 % base.len() as u64 }, c[4])
@@ -75,6 +93,15 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let input = Changed { base, changes: changes.collect() };
     let Ok(core) = Vmcore::from_input(Box::new(input)) else { return };
     let _ = printk::dmesg(&core, &mut io::sink());
-    let request = Request { level: Level::new(31).expect("a level"), codec: Codec::None, threads: 1, exclude_guests: true };
+    let _ = conring::text(&core);
+    let level = Level::new(31).expect("a level");
+    let request = Request {
+        level,
+        codec: Codec::None,
+        threads: 1,
+        exclude_guests: true,
+        exclude_struct_pages: true,
+        ..Request::default()
+    };
     let _ = dump::save(&core, &request, &Nowhere, &|_| ());
 });
