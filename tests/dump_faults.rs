@@ -11,17 +11,11 @@ use kdumpbox::error::{Error, Kind, Result};
 use kdumpbox::target::Sink;
 use kdumpbox::vmcore::{FileInput, Input, Vmcore, printk};
 use proptest::prelude::*;
+use support::faults::{Broken, bytes};
 use support::kdump::{Kdump, Page};
 use support::kernel::{Kernel, RAM, Use, V6_1, V6_12};
 use support::log::{Record, RingShape};
 use support::machine::{Core, PAGE};
-
-/// A core file's bytes.
-fn bytes(core: &Core) -> Vec<u8> {
-    let dir = tempfile::tempdir().expect("a directory");
-    core.save(&dir.path().join("core"));
-    std::fs::read(dir.path().join("core")).expect("read")
-}
 
 /// A sink in memory that fails from its n-th operation on; syncs count too.
 #[derive(Default)]
@@ -66,11 +60,11 @@ impl Sink for Faulty {
 }
 
 fn request(threads: usize) -> Request {
-    Request { level: Level::MAX, codec: Codec::Zlib, threads, exclude_guests: true }
+    Request { level: Level::MAX, codec: Codec::Zlib, threads, exclude_guests: true, ..Request::default() }
 }
 
 #[test]
-fn a_write_that_fails_at_any_time_leaves_a_dump_marked_incomplete() {
+fn case_15_a_write_that_fails_at_any_time_leaves_a_dump_marked_incomplete() {
     const ENOSPC: i32 = 28;
     const EIO: i32 = 5;
     const EDQUOT: i32 = 122;
@@ -118,27 +112,38 @@ fn a_dump_cut_short_reads_as_missing_pages_never_as_wrong_ones() {
     }
 }
 
-/// An input with a range that can't be read, and pages no one may ask for.
-struct Broken {
-    data: Vec<u8>,
-    unreadable: std::ops::Range<u64>,
-    forbidden: std::ops::Range<u64>,
-}
-
-impl Input for Broken {
-    fn size(&self) -> u64 {
-        self.data.size()
+#[test]
+fn case_15_a_dump_cut_early_still_has_the_log_although_it_lies_at_the_end_of_memory() {
+    let mut kernel = Kernel::new(V6_12, 4);
+    let records: Vec<Record> = (0..12).map(|i| Record::new(i * 1_000_000, &format!("record {i}"))).collect();
+    let shape = RingShape::default();
+    let head = support::kernel::phys(support::log::ring(&mut kernel, shape, &records));
+    // As with `log_buf_len=`, the text is not in the image but in memory of its own.
+    let (size, end) = (1 << shape.size_bits, RAM[1].1 - PAGE);
+    for at in (0..size).step_by(8) {
+        let text = support::kernel::phys(kernel.memory.read_u64(head + 56)) + at;
+        let word = kernel.memory.read_u64(text);
+        kernel.memory.write_u64(end + at, word);
+        kernel.memory.write_u64(text, 0);
     }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let asked = offset..offset + buf.len() as u64;
-        let touches = |range: &std::ops::Range<u64>| asked.start < range.end && range.start < asked.end;
-        assert!(!touches(&self.forbidden), "{asked:x?} reads broken memory");
-        if touches(&self.unreadable) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        self.data.read_at(offset, buf)
-    }
+    kernel.memory.write_u64(head + 56, kernel.place.direct + end);
+    let log = |data: Vec<u8>| {
+        let mut out = Vec::new();
+        let core = Vmcore::from_input(Box::new(data)).expect("a vmcore");
+        printk::dmesg(&core, &mut out).expect("a log");
+        String::from_utf8(out).expect("text")
+    };
+    let whole = bytes(&kernel.core());
+    let sink = Faulty::default();
+    let core = Vmcore::from_input(Box::new(whole.clone())).expect("a vmcore");
+    let request = Request { level: Level::default(), codec: Codec::None, ..request(1) };
+    let report = dump::save(&core, &request, &sink, &|_| {}).expect("saved");
+    let expected = log(whole);
+    assert_eq!(expected.lines().count(), 12, "{expected}");
+    let mut data = sink.data.into_inner().expect("lock");
+    // The image and a few pages more of 27 MiB.
+    data.truncate(data.len() - (report.kept - 600) as usize * PAGE as usize);
+    assert_eq!(log(data), expected);
 }
 
 /// Where page frame `pfn` of the second piece of memory is in the file.
@@ -154,13 +159,14 @@ fn save(input: impl Input + 'static, threads: usize) -> (Kdump, Report) {
 }
 
 #[test]
-fn a_page_that_cannot_be_read_is_zero_and_counted_and_its_neighbours_are_whole() {
+fn case_26_a_page_that_cannot_be_read_is_zero_and_counted_and_its_neighbours_are_whole() {
     let kernel = Kernel::new(V6_1, 4);
     let core = kernel.core();
     let bad = RAM[1].0 / PAGE + 301;
     let at = file_offset(&core, bad);
     for threads in [1, 3] {
-        let input = Broken { data: bytes(&core), unreadable: at + 7..at + 8, forbidden: 0..0 };
+        let input =
+            Broken { data: bytes(&core), unreadable: std::iter::once(at + 7..at + 8).collect(), forbidden: 0..0 };
         let (dump, report) = save(input, threads);
         assert_eq!((report.unreadable, report.incomplete), (1, None));
         assert_eq!(dump.page(bad), Page::Data(vec![0; 4096]));
@@ -171,30 +177,31 @@ fn a_page_that_cannot_be_read_is_zero_and_counted_and_its_neighbours_are_whole()
 }
 
 #[test]
-fn broken_memory_is_never_read() {
+fn case_13_broken_memory_is_never_read() {
     let kernel = Kernel::new(V6_1, 4);
     let core = kernel.core();
     let poisoned = RAM[1].0 / PAGE + 262;
     assert_eq!(kernel.use_of(poisoned), Use::Hwpoison);
     let at = file_offset(&core, poisoned);
-    let (dump, report) = save(Broken { data: bytes(&core), unreadable: 0..0, forbidden: at..at + PAGE }, 2);
+    let (dump, report) = save(Broken { data: bytes(&core), unreadable: Vec::new(), forbidden: at..at + PAGE }, 2);
     assert_eq!((dump.page(poisoned), report.dropped.hwpoison), (Page::Excluded, 1));
 }
 
 #[test]
-fn struct_pages_that_cannot_be_read_keep_their_section() {
+fn case_09_struct_pages_that_cannot_be_read_keep_their_section() {
     let kernel = Kernel::new(V6_12, 4);
     let core = kernel.core();
     // One struct page of the second section, read through the file's first segment.
     let at = core.phdrs().0[2].offset + kernel.struct_page(RAM[1].0 / PAGE + 700) - RAM[0].0;
-    let (dump, report) = save(Broken { data: bytes(&core), unreadable: at..at + 1, forbidden: 0..0 }, 2);
+    let (dump, report) =
+        save(Broken { data: bytes(&core), unreadable: std::iter::once(at..at + 1).collect(), forbidden: 0..0 }, 2);
     assert_eq!(report.degraded.len(), 1, "{:?}", report.degraded);
     assert!((RAM[1].0 / PAGE..RAM[1].1 / PAGE).all(|pfn| dump.is_kept(pfn)));
     assert_eq!(report.dropped.total(), 0, "the first section has nothing to drop");
 }
 
 #[test]
-fn windows_read_the_same_bytes() {
+fn case_26_windows_read_the_same_bytes() {
     let kernel = Kernel::new(V6_12, 5);
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("core");
@@ -203,6 +210,28 @@ fn windows_read_the_same_bytes() {
     let (mapped, _) = save(FileInput::open(&path).expect("opened").with_windows(), 3);
     for pfn in Kernel::pfns() {
         assert_eq!(read.page(pfn), mapped.page(pfn), "{pfn:#x}");
+    }
+}
+
+#[test]
+fn case_26_pages_that_vanish_from_a_window_are_read_again_and_counted() {
+    let kernel = Kernel::new(V6_12, 4);
+    let core = kernel.core();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("core");
+    core.save(&path);
+    let gone = RAM[1].0 / PAGE + 472;
+    let input = FileInput::open(&path).expect("opened").with_windows();
+    // The file shrinks once its size is known: what is mapped behind its end raises SIGBUS, what is read ends early.
+    let file = std::fs::File::options().write(true).open(&path).expect("open");
+    file.set_len(file_offset(&core, gone)).expect("cut");
+    let (dump, report) = save(input, 3);
+    let lost = (gone..RAM[1].1 / PAGE).filter(|pfn| dump.is_kept(*pfn)).count() as u64;
+    assert!(lost >= 40, "{lost}");
+    assert_eq!((report.unreadable, report.incomplete), (lost, None));
+    for pfn in Kernel::pfns().filter(|pfn| dump.is_kept(*pfn)) {
+        let expected = if pfn < gone { kernel.memory.page(pfn) } else { vec![0; 4096] };
+        assert!(dump.page(pfn) == Page::Data(expected), "{pfn:#x}");
     }
 }
 
@@ -245,6 +274,28 @@ proptest! {
             data[at] = byte;
         }
         exercise(data);
+    }
+
+    #[test]
+    fn case_26_any_pages_that_cannot_be_read_cost_themselves_and_nothing_else(
+        bad in proptest::collection::vec((any::<prop::sample::Index>(), 1u64..5), 1..12), threads in 1usize..4,
+    ) {
+        let kernel = Kernel::new(V6_1, 4);
+        let core = kernel.core();
+        let pfns: Vec<u64> = (RAM[1].0 / PAGE..RAM[1].1 / PAGE).collect();
+        let ranges: Vec<std::ops::Range<u64>> =
+            bad.iter().map(|(index, count)| { let first = *index.get(&pfns); first..first + count }).collect();
+        let offsets = ranges.iter().map(|r| file_offset(&core, r.start)..file_offset(&core, r.end)).collect();
+        let lost = |pfn: u64| ranges.iter().any(|range| range.contains(&pfn));
+        let (dump, report) = save(Broken { data: bytes(&core), unreadable: offsets, forbidden: 0..0 }, threads);
+        prop_assert_eq!(report.incomplete, None);
+        for pfn in Kernel::pfns() {
+            match dump.page(pfn) {
+                Page::Data(page) if lost(pfn) => prop_assert!(page.iter().all(|b| *b == 0), "{:#x}", pfn),
+                Page::Data(page) => prop_assert!(page == kernel.memory.page(pfn), "{:#x}", pfn),
+                page => prop_assert!(kernel.use_of(pfn).droppable(31), "{:#x} is {:?}", pfn, page),
+            }
+        }
     }
 
     #[test]

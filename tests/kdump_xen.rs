@@ -56,8 +56,8 @@ fn goes(what: Frame) -> bool {
     matches!(what, Frame::Guest | Frame::Free | Frame::Dirty | Frame::Offlined | Frame::Broken)
 }
 
-/// Every page of the dump is what memory holds, and exactly those expected are kept.
-fn check(dump: &Kdump, xen: &Xen, context: &str, level: u8, guest: impl Fn(Frame) -> bool) {
+/// Every page of the dump is what memory holds, and exactly those expected are kept; with no level all of dom0's.
+fn check(dump: &Kdump, xen: &Xen, context: &str, level: impl Into<Option<u8>>, guest: impl Fn(Frame) -> bool) {
     let index: BTreeMap<u64, usize> = dump.kept().into_iter().enumerate().map(|(i, pfn)| (pfn, i)).collect();
     let expect = |mfn: u64, keep: bool, what: &str| {
         assert!(dump.is_ram(mfn), "{context}: {mfn:#x} is memory");
@@ -69,9 +69,10 @@ fn check(dump: &Kdump, xen: &Xen, context: &str, level: u8, guest: impl Fn(Frame
             other => assert!(!keep && other == Page::Excluded, "{context}: {mfn:#x} is missing, {what}"),
         }
     };
+    let level = level.into();
     for pfn in Kernel::pfns() {
         let what = xen.kernel.use_of(pfn);
-        expect(machine(pfn), !what.droppable(level), &format!("dom0's {pfn:#x}, {what:?}"));
+        expect(machine(pfn), !level.is_some_and(|level| what.droppable(level)), &format!("dom0's {pfn:#x}, {what:?}"));
     }
     for n in 0..(GUESTS.1 - GUESTS.0) / PAGE {
         expect(GUESTS.0 / PAGE + n, guest(frame(n)), &format!("{:?}", frame(n)));
@@ -82,7 +83,7 @@ fn check(dump: &Kdump, xen: &Xen, context: &str, level: u8, guest: impl Fn(Frame
 }
 
 #[test]
-fn every_level_with_and_without_guests_in_both_layouts() {
+fn case_29_every_level_with_and_without_guests_in_both_layouts() {
     for states in [States::Old, States::New] {
         let xen = xen(states);
         let case = Case::new(&xen.core());
@@ -102,7 +103,7 @@ fn every_level_with_and_without_guests_in_both_layouts() {
 }
 
 #[test]
-fn the_note_and_header_are_carried_over() {
+fn case_29_the_note_and_header_are_carried_over() {
     let mut xen = xen(States::New);
     xen.tainted = 0b1_0001;
     let (dump, said) = Case::new(&xen.core()).save(&["-d1"], 0);
@@ -116,21 +117,21 @@ fn the_note_and_header_are_carried_over() {
 }
 
 #[test]
-fn a_dom0_without_vmcoreinfo_is_saved_whole_and_the_reason_said() {
+fn case_29_a_dom0_without_vmcoreinfo_is_saved_whole_and_the_reason_said() {
     let mut xen = xen(States::New);
     xen.with_dom0 = false;
     let case = Case::new(&xen.core());
     let (dump, said) = case.save(&["-d31"], 8);
     assert!(said.contains("no VMCOREINFO note of dom0's Linux"), "{said}");
-    check(&dump, &xen, "plain", 0, |_| true);
+    check(&dump, &xen, "plain", None, |_| true);
     // Guests can be told all the same.
     let (dump, _) = case.save(&["-d31", "-X"], 8);
-    check(&dump, &xen, "plain -X", 0, |f| !goes(f));
+    check(&dump, &xen, "plain -X", None, |f| !goes(f));
     case.save(&["-d1", "-X"], 0);
 }
 
 #[test]
-fn the_log_of_dom0_is_read_through_its_p2m_list() {
+fn case_29_the_log_of_dom0_is_read_through_its_p2m_list() {
     let mut kernel = Kernel::new(V6_12, 4);
     let records: Vec<Record> = (0..12).map(|i| Record::new(i * 1_000_000, &format!("dom0 says {i}"))).collect();
     support::log::ring(&mut kernel, RingShape::default(), &records);
@@ -145,12 +146,12 @@ fn the_log_of_dom0_is_read_through_its_p2m_list() {
         assert_ne!(case.run(&["--dump-dmesg"], None).status.code(), Some(0), "{root:#x}");
         let (dump, said) = case.save(&["-d31"], 8);
         assert!(said.contains("dom0_pfn_to_mfn_frame_list_list"), "{root:#x}: {said}");
-        check(&dump, &xen, "no p2m list", 0, |_| true);
+        check(&dump, &xen, "no p2m list", None, |_| true);
     }
 }
 
 #[test]
-fn what_cannot_be_proven_a_guests_is_kept_and_said() {
+fn case_29_what_cannot_be_proven_a_guests_is_kept_and_said() {
     type Change = fn(&mut Xen);
     let cases: [(&str, Change, &str); 7] = [
         ("no owner's offset", |x| x.info = x.info.replace("OFFSET(page_info._domain)=24\n", ""), "page_info._domain"),
@@ -171,7 +172,7 @@ fn what_cannot_be_proven_a_guests_is_kept_and_said() {
 }
 
 #[test]
-fn page_states_that_do_not_fit_the_version_free_nothing_but_guests() {
+fn case_29_page_states_that_do_not_fit_the_version_free_nothing_but_guests() {
     // A 4.17 whose frames look like a 4.14's.
     let xen = Xen::new(Kernel::new(V6_1, 4), States::Old, 17, ".7");
     let (dump, said) = Case::new(&xen.core()).save(&["-X"], 8);
@@ -197,7 +198,7 @@ fn without_a_xen_the_option_changes_nothing() {
 }
 
 #[test]
-fn the_console_ring_comes_out_oldest_line_first() {
+fn case_29_the_console_ring_comes_out_oldest_line_first() {
     let lines = |n: u64| (0..n).map(|i| format!("(XEN) line {i} of the hypervisor\n")).collect::<String>();
     for n in [3, 400, 2000] {
         let mut xen = xen(States::New);

@@ -53,6 +53,12 @@ fn room(machine: &str) -> tempfile::TempDir {
     file("vmlinuz.zst", &zstd::encode_all(&kernel[..], 3).expect("packed"));
     file("truncated", &kernel[..kernel.len() - 1]);
     file("fixed", &BzImage { relocatable: false, ..BzImage::default() }.write());
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).expect("packed");
+    file("packed", &BzImage { payload: zstd(&vmlinux()), ..BzImage::default() }.write());
+    let mut huge = ElfFile::default().load(Load::at(0x100_0000, 0x3000_0000, b"Linux version 6.1.0"));
+    huge.entry = 0x100_0000;
+    file("huge", &BzImage { payload: zstd(&huge.write()), ..BzImage::default() }.write());
+    file("packed-fixed", &BzImage { relocatable: false, payload: zstd(&vmlinux()), ..BzImage::default() }.write());
     file("xen", &xen());
     file("xen.zst", &zstd::encode_all(&xen()[..], 3).expect("packed"));
     file("vmlinux", &vmlinux());
@@ -144,6 +150,39 @@ fn an_uncompressed_linux_goes_into_the_reservation() {
     );
     let said = golden("bios-vmlinux", "bios-crashkernel", &["-l", "vmlinux", "--append=quiet"]);
     assert!(said.contains("is a Linux kernel and is loaded as one"), "{said}");
+}
+
+/// The segments of the kernel inside are those of its vmlinux; whatever stands in the way, the bzImage is loaded.
+#[test]
+fn a_crash_kernel_unpacked_at_load_time() {
+    let plan = |args: &[&str]| {
+        let output = dry_run("bios-crashkernel", args);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {err}");
+        (out.into_owned(), err.into_owned())
+    };
+    let tail = ["--initrd=ird", "--append=quiet"];
+    let (vmlinux, _) = plan(&[&["-p", "vmlinux", "--args-linux"], &tail[..]].concat());
+    let unpacked = golden("bios-unpack", "bios-crashkernel", &[&["-p", "packed", "--unpack"], &tail[..]].concat());
+    alike(&vmlinux, &unpacked);
+    for (args, because) in [
+        (&["-p", "-s", "packed"][..], "--unpack has no effect on packed: kexec_file_load (-s) takes the bzImage only"),
+        (&["-l", "-c", "packed"], "it is for crash kernels (-p)"),
+        (&["-p", "-c", "packed", "--entry-32bit"], "only the bzImage has the entry point asked for"),
+        (&["-p", "-c", "vmlinuz"], "its payload is no ELF file"),
+        (&["-p", "-c", "huge"], "huge unpacked: no room for the kernel"),
+    ] {
+        let (packed, _) = plan(args);
+        let (said, err) = plan(&[args, &["--unpack"]].concat());
+        assert!(said == packed && err.contains(because), "{args:?}: {err}{said}");
+    }
+    let (said, _) = plan(&["-p", "-c", "packed", "--unpack", "--lean", "--append=quiet"]);
+    assert!(said.contains("command line quiet initcall_blacklist=tracer_init_tracefs cgroup.memory=nokmem"), "{said}");
+    let (_, err) = plan(&["-l", "packed", "--lean"]);
+    assert!(err.contains("--lean has no effect here"), "{err}");
+    let output = dry_run("bios-crashkernel", &["-p", "-c", "packed-fixed", "--unpack"]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.contains("it is not relocatable\n") && err.contains("use one built with RELOCATABLE"), "{err}");
 }
 
 #[test]

@@ -16,8 +16,19 @@ mod panic;
 #[path = "synthetic.rs"]
 mod synthetic;
 
+#[allow(dead_code, reason = "shared with the target oracle")]
+#[path = "../oracle/dump.rs"]
+mod dump;
+#[path = "estimate.rs"]
+mod estimate;
+#[path = "grammar.rs"]
+mod grammar;
+#[path = "levels.rs"]
+mod levels;
 #[path = "readers.rs"]
 mod readers;
+#[path = "ready.rs"]
+mod ready;
 #[allow(dead_code, reason = "shared with the target vm")]
 #[path = "relay.rs"]
 mod relay;
@@ -33,3 +44,10 @@ mod systemd;
 mod xen;
 #[path = "xen_all.rs"]
 mod xen_all;
+#[path = "xen_capture.rs"]
+mod xen_capture;
+#[allow(dead_code, reason = "shared with the target vm")]
+#[path = "xen_host.rs"]
+mod xen_host;
+#[path = "xen_readers.rs"]
+mod xen_readers;

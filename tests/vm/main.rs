@@ -8,12 +8,14 @@ mod lab;
 mod support;
 
 mod capture;
+mod capture_rungs;
 mod chain;
 mod efi;
 mod images;
 mod kexec;
 mod main_job;
 mod panic;
+mod patterns;
 mod purgatory;
 #[allow(dead_code, reason = "shared with the target full")]
 mod relay;
@@ -21,4 +23,8 @@ mod rig;
 mod synthetic;
 #[allow(dead_code, reason = "shared with the target full")]
 mod xen;
+#[allow(dead_code, reason = "shared with the target full")]
+mod xen_capture;
+#[allow(dead_code, reason = "shared with the target full")]
+mod xen_host;
 mod xen_some;

@@ -71,3 +71,9 @@ fn by_kexec_load_with_five_level_paging() {
 fn by_the_default_call_and_zstd() {
     captured("main-zstd", "qemu64", "-a", "makedumpfile -z -d 31");
 }
+
+/// 5-level paging is on, LZO, and what a crash kernel can do without is left out of its boot.
+#[test]
+fn by_a_kernel_unpacked_when_it_is_loaded() {
+    captured("main-unpacked", "max", "--unpack --lean", "makedumpfile -l -d 31");
+}

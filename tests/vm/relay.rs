@@ -39,6 +39,7 @@ pub struct Relay {
     suites: Vec<(String, Vec<&'static str>)>,
     legs: String,
     upstream: bool,
+    programs: Vec<[PathBuf; 2]>,
 }
 
 impl Relay {
@@ -46,7 +47,14 @@ impl Relay {
     pub fn new(name: &str) -> Self {
         let work = workdir(name);
         fs::create_dir(work.join("disk")).expect("make the disk's contents");
-        Self { name: name.to_owned(), work, suites: Vec::new(), legs: String::new(), upstream: false }
+        Self {
+            name: name.to_owned(),
+            work,
+            suites: Vec::new(),
+            legs: String::new(),
+            upstream: false,
+            programs: Vec::new(),
+        }
     }
 
     /// The case's directory.
@@ -73,6 +81,12 @@ impl Relay {
         self
     }
 
+    /// A program below `root`, for every leg as /bin/NAME; `kexec` is there as `theirs`.
+    pub fn program(mut self, root: &Path, program: &str) -> Self {
+        self.programs.push([root.to_owned(), root.join(program)]);
+        self
+    }
+
     /// What the kernel started as `stage` (letters and digits) does; the end of the script is a reboot.
     pub fn leg(mut self, stage: &str, script: &str) -> Self {
         self.legs.push_str(&format!("{stage})\n{script}\n;;\n"));
@@ -92,6 +106,10 @@ impl Relay {
             let modules: Vec<&str> = DISK.iter().chain(modules).copied().collect();
             let guest = Guest::new(&kernel, &modules, &script);
             let guest = if self.upstream { guest.tool("kexec") } else { guest.product(&["kexec", "kdump-save"]) };
+            let guest = self.programs.iter().fold(guest, |guest, [root, program]| {
+                let name = program.file_name().and_then(|n| n.to_str()).expect("a program has a name");
+                guest.program(root, program, if name == "kexec" { "theirs" } else { name })
+            });
             guest.tool("strace").write_gzip(&self.work.join(format!("{suite}.initrd")));
             fs::rename(self.work.join(format!("{suite}.initrd")), self.disk().join(format!("{suite}.initrd")))
                 .expect("move the initrd");
@@ -102,19 +120,37 @@ impl Relay {
 
     /// The machine, ready to run: 1 GiB, 2 CPUs.
     pub fn machine(self) -> Machine {
-        let first = self.suites.first().expect("a relay has a kernel").0.clone();
-        let relay = if self.disk().join(format!("{first}.initrd")).is_file() { self } else { self.made() };
+        let (relay, image) = self.finished();
+        let [kernel, initrd] = relay.first();
+        Machine::new(&relay.name, &relay.work, &kernel).initrd(&initrd).append("stage=first").disk(&image).timeout(300)
+    }
+
+    /// The same with a hypervisor below the first kernel, which is its dom0.
+    pub fn machine_on(self, xen: &Path, arguments: &str) -> Machine {
+        let (relay, image) = self.finished();
+        let [kernel, initrd] = relay.first().map(|p| p.display().to_string());
+        Machine::new(&relay.name, &relay.work, xen)
+            .command_line(arguments)
+            .argument("-initrd")
+            .argument(&format!("{kernel} console=hvc0 panic=-1 stage=first,{initrd}"))
+            .disk(&image)
+            .timeout(300)
+    }
+
+    fn first(&self) -> [PathBuf; 2] {
+        let suite = &self.suites.first().expect("a relay has a kernel").0;
+        ["vmlinuz", "initrd"].map(|kind| self.disk().join(format!("{suite}.{kind}")))
+    }
+
+    fn finished(self) -> (Self, PathBuf) {
+        let relay = if self.first()[1].is_file() { self } else { self.made() };
         let disk = relay.disk();
         let bytes: u64 = fs::read_dir(&disk)
             .expect("the disk's contents")
             .map(|entry| entry.and_then(|e| e.metadata()).expect("a file of the disk").len())
             .sum();
         let image = disk::ext4(&relay.work.join("disk.img"), (bytes >> 20) * 9 / 8 + 16, "relay", Some(&disk));
-        Machine::new(&relay.name, &relay.work, &disk.join(format!("{first}.vmlinuz")))
-            .initrd(&disk.join(format!("{first}.initrd")))
-            .append("stage=first")
-            .disk(&image)
-            .timeout(300)
+        (relay, image)
     }
 }
 

@@ -64,3 +64,21 @@ fn ours_with_portable_drivers_needs() {
     let need = smallest("reserve-portable", &kernel, &image, &our_load("-s"));
     assert!(need <= 100, "we need {need}M");
 }
+
+/// The same with a command line on a diet, the kernel as it is.
+#[test]
+fn ours_on_a_lean_command_line_needs() {
+    let kernel = Kernel::of(SUITE);
+    let image = our_image(&kernel, &workdir("reserve-lean"), CONFIG, &["--drivers", "virtio_blk"]);
+    let need = smallest("reserve-lean", &kernel, &image, &our_load("-s --lean"));
+    assert!(need <= 80, "we need {need}M");
+}
+
+/// And with the kernel unpacked when it is loaded: nothing is reserved for unpacking it after the panic.
+#[test]
+fn ours_unpacked_at_load_time_needs() {
+    let kernel = Kernel::of(SUITE);
+    let image = our_image(&kernel, &workdir("reserve-unpacked"), CONFIG, &["--drivers", "virtio_blk"]);
+    let need = smallest("reserve-unpacked", &kernel, &image, &our_load("--lean --unpack"));
+    assert!(need <= 76, "we need {need}M");
+}

@@ -11,7 +11,7 @@ use crate::support::log::{Record, RingShape, ring};
 use crate::support::machine::{PAGE, Phdr, ehdr};
 
 /// Where the ELF header lies, above the crash kernel's `mem=`.
-const HEADER: u64 = 0x1800_0000;
+pub const HEADER: u64 = 0x1800_0000;
 /// What is added to a physical address of the made-up machine to get where its bytes lie.
 const SHIFT: u64 = 0x1a00_0000;
 /// The last line of the made-up log.

@@ -6,7 +6,7 @@ use crate::lab::{Machine, Outcome, SUITE, Xen};
 use crate::relay::{Relay, arrived, said, usual};
 
 /// What dom0 found.
-const DOM0: &str = r#"
+pub const DOM0: &str = r#"
 echo "LAB-dom0-HYPERVISOR $(cat /sys/hypervisor/type) $(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)"
 echo "LAB-dom0-CPUS $(grep -c ^processor /proc/cpuinfo)"
 echo "LAB-dom0-TABLES $(ls /sys/firmware/acpi/tables | grep -c .)"
@@ -35,7 +35,8 @@ pub enum Firmware {
 const XEN_ARGS: &str = "console=com1 com1=115200,8n1 loglvl=all dom0_mem=420M,max:420M";
 const DOM0_ARGS: &str = "console=hvc0 panic=-1 stage=dom0 word=\"a b\"";
 
-fn load(spelling: Spelling, xen: &str, xen_args: &str) -> String {
+/// The command that loads Xen and its dom0.
+pub fn load(spelling: Spelling, xen: &str, xen_args: &str) -> String {
     let (kernel, initrd) = (format!("/mnt/{SUITE}.vmlinuz"), format!("/mnt/{SUITE}.initrd"));
     match spelling {
         Spelling::Modules => {

@@ -1,0 +1,123 @@
+//! `kdump-save -E`: the ELF core read back by numbers, by ourselves, and flattened.
+
+mod support;
+
+use std::process::{Command, Output};
+
+use support::kdump::{Kdump, Page};
+use support::kernel::{Kernel, V4_19, V6_1, V6_12};
+use support::log::{Record, RingShape};
+use support::machine::{IMAGE, PAGE};
+use support::room::Room;
+
+struct Case(Room);
+
+impl Case {
+    fn new(kernel: Kernel) -> Self {
+        Self(Room::new(kernel))
+    }
+
+    fn run(&self, applet: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
+        let output = command.current_dir(self.0.dir.path()).arg(applet).args(args).output().expect("runs");
+        assert!(output.status.success(), "{applet} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+}
+
+/// Offset, virtual and physical address, sizes in file and memory.
+type Load = [u64; 5];
+
+/// An ELF core by the offsets of its fields.
+struct Elf {
+    bytes: Vec<u8>,
+    loads: Vec<Load>,
+}
+
+impl Elf {
+    fn open(path: &std::path::Path) -> Self {
+        let bytes = std::fs::read(path).expect("read");
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        assert_eq!((&bytes[..7], &bytes[16..20]), (&b"\x7fELF\x02\x01\x01"[..], &[4, 0, 62, 0][..]));
+        assert_eq!(bytes[48..52], [0; 4], "complete");
+        let count = usize::from(u16::from_le_bytes([bytes[56], bytes[57]]));
+        let kind = |i: usize| bytes[64 + 56 * i];
+        assert_eq!((kind(0), (1..count).all(|i| kind(i) == 1)), (4, true), "one PT_NOTE, then PT_LOADs");
+        let at = |i: usize, field: usize| word(64 + 56 * i + field);
+        assert!((0..count).all(|i| at(i, 48) == 0), "p_align is 0");
+        assert!(at(0, 8) + at(0, 32) <= bytes.len() as u64, "the notes are in the file");
+        let loads = (1..count).map(|i| [8, 16, 24, 32, 40].map(|field| at(i, field))).collect();
+        Self { bytes, loads }
+    }
+
+    /// The page at `phys`, `None` where the file has no bytes of it, and whether any PT_LOAD covers it.
+    fn page(&self, phys: u64) -> (Option<&[u8]>, bool) {
+        let covers = |l: &&Load| l[2] <= phys && phys < l[2] + l[4] && l[1] < IMAGE;
+        let Some([offset, _, start, filesz, _]) = self.loads.iter().find(covers) else { return (None, false) };
+        let within = phys - start;
+        let from = (offset + within) as usize;
+        ((within < *filesz).then(|| &self.bytes[from..from + PAGE as usize]), true)
+    }
+}
+
+#[test]
+fn kept_pages_are_there_and_left_out_ones_are_memory_without_bytes() {
+    for (kernel, level) in [(V4_19, 0u8), (V6_1, 1), (V6_1, 31), (V6_12, 17)] {
+        let case = Case::new(Kernel::new(kernel, 4));
+        let text = level.to_string();
+        case.run("kdump-save", &["-q", "-f", "-E", "-d", &text, "core", "elf"]);
+        case.run("kdump-save", &["-q", "-f", "-c", "-d", &text, "core", "plain"]);
+        let (elf, plain) = (Elf::open(&case.0.path("elf")), Kdump::open(&case.0.path("plain")));
+        for pfn in Kernel::pfns() {
+            let memory = case.0.kernel.memory.page(pfn);
+            let (page, covered) = elf.page(pfn * PAGE);
+            assert!(covered, "level {level}: {pfn:#x} is memory");
+            match (plain.page(pfn), page) {
+                (Page::Data(_), Some(bytes)) => assert!(bytes == memory, "level {level}: {pfn:#x}"),
+                (Page::Data(_), None) => {
+                    assert!(level & 1 == 1 && memory.iter().all(|b| *b == 0), "level {level}: {pfn:#x} is lost");
+                }
+                (_, Some(bytes)) => assert!(bytes.iter().all(|b| *b == 0), "level {level}: {pfn:#x} in a short gap"),
+                (_, None) => {}
+            }
+        }
+        let image: Vec<&Load> = elf.loads.iter().filter(|l| l[1] >= IMAGE && l[3] != 0).collect();
+        assert!(!image.is_empty(), "the kernel's image");
+        for [offset, _, phys, filesz, _] in image {
+            let page = &elf.bytes[*offset as usize..][..PAGE as usize];
+            assert!(*filesz >= PAGE && page == case.0.kernel.memory.page(phys / PAGE), "{phys:#x} in the image");
+        }
+        let expected = plain.kept();
+        // Struct pages that were zero are not in it, and what can't be proven droppable is kept.
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
+        command.current_dir(case.0.dir.path()).args(["kdump-save", "-q", "-f", "-c", "-d", &text, "elf", "again"]);
+        let code = command.output().expect("runs").status.code();
+        assert!(code == Some(0) || code == Some(8) && level & 1 == 1, "{code:?}");
+        let again = Kdump::open(&case.0.path("again"));
+        for pfn in expected {
+            let page = again.page(pfn);
+            let zero = case.0.kernel.memory.page(pfn).iter().all(|b| *b == 0);
+            assert!(page == Page::Data(case.0.kernel.memory.page(pfn)) || zero, "level {level}: {pfn:#x} again");
+        }
+    }
+}
+
+#[test]
+fn by_makedumpfiles_name_and_flattened() {
+    let mut kernel = Kernel::new(V6_1, 4);
+    support::log::ring(&mut kernel, RingShape::default(), &[Record::new(1, "one"), Record::new(2, "two")]);
+    let case = Case::new(kernel);
+    case.run("kdump-save", &["-q", "-E", "-d31", "--num-threads=3", "core", "elf"]);
+    let log = case.run("kdump-save", &["--dump-dmesg", "elf"]).stdout;
+    assert!(log == case.run("kdump-save", &["--dump-dmesg", "core"]).stdout && log.ends_with(b"two\n"));
+    case.run("makedumpfile", &["-E", "-d31", "core", "theirs"]);
+    let elf = std::fs::read(case.0.path("elf")).expect("read");
+    assert!(elf == std::fs::read(case.0.path("theirs")).expect("read"), "the same for any number of threads");
+    let stream = case.run("makedumpfile", &["-F", "-E", "-d31", "core"]).stdout;
+    std::fs::write(case.0.path("stream"), stream).expect("written");
+    case.run("kdump-save", &["unflatten", "stream", "back"]);
+    assert!(elf == std::fs::read(case.0.path("back")).expect("read"), "through a stream");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
+    let output = command.args(["kdump-save", "-E", "-c", "core", "x"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+}
