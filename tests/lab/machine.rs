@@ -202,8 +202,19 @@ impl Machine {
         self.run_watched(|_| {})
     }
 
-    /// Boots it, hands each console line to `watch` as it comes, and waits for the end.
+    /// Boots it, hands each console line to `watch` as it comes, and waits for the end. A kernel that dies under the
+    /// emulator before it runs init is booted once more: nothing of the project's has run by then.
     pub fn run_watched(self, mut watch: impl FnMut(&str)) -> Outcome {
+        let first = self.boot(&mut watch);
+        let has = |text: &str| first.console.contains(text);
+        if has("Kernel panic") && !has("as init process") && !has("LAB-") {
+            say(&format!("{:<40} died before init ran: once more\n{}", self.name, first.tail()));
+            return self.boot(&mut watch);
+        }
+        first
+    }
+
+    fn boot(&self, watch: &mut impl FnMut(&str)) -> Outcome {
         let log = self.dir.join(format!("{}.log", self.name));
         fs::write(&log, b"").unwrap_or_else(|e| panic!("make {}: {e}", log.display()));
         let said = File::create(self.dir.join(format!("{}.qemu", self.name))).expect("a file for QEMU's own words");
@@ -246,7 +257,8 @@ impl Machine {
         let how = if end == End::TimedOut { "TIMED OUT" } else { "ended" };
         say(&format!("{:<40} {how} after {seconds:.1} s", self.name));
         let text = fs::read(&log).unwrap_or_default();
-        Outcome { name: self.name, end, console: String::from_utf8_lossy(&text).replace('\r', ""), log, seconds }
+        let console = String::from_utf8_lossy(&text).replace('\r', "");
+        Outcome { name: self.name.clone(), end, console, log, seconds }
     }
 }
 
