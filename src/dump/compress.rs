@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::fast::Finder;
+use super::zstd_page;
 use crate::abi::diskdump::{
     DUMP_DH_COMPRESSED_LZO, DUMP_DH_COMPRESSED_SNAPPY, DUMP_DH_COMPRESSED_ZLIB, DUMP_DH_COMPRESSED_ZSTD,
 };
@@ -67,7 +68,8 @@ enum Context {
     Lzo(Finder),
     Snappy(Finder),
     Zlib(libdeflater::Compressor),
-    Zstd(zstd::bulk::Compressor<'static>),
+    /// Pages by our own encoder; libzstd's, made when the first one comes, for pages of another size than that is for.
+    Zstd(Box<zstd_page::Encoder>, Option<zstd::bulk::Compressor<'static>>),
 }
 
 /// A thread's encoder.
@@ -85,7 +87,7 @@ impl Encoder {
                 .map_or(Context::None, |l| Context::Zlib(libdeflater::Compressor::new(l))),
             Codec::Lzo => Context::Lzo(Finder::default()),
             Codec::Snappy => Context::Snappy(Finder::default()),
-            Codec::Zstd => zstd::bulk::Compressor::new(1).map_or(Context::None, Context::Zstd),
+            Codec::Zstd => Context::Zstd(Box::default(), None),
         };
         Self { context, flag: codec.flag() }
     }
@@ -101,7 +103,13 @@ impl Encoder {
             Context::Lzo(finder) => finder.lzo(page, room),
             Context::Snappy(finder) => finder.snappy(page, room),
             Context::Zlib(c) => c.zlib_compress(page, room).ok(),
-            Context::Zstd(c) => c.compress_to_buffer(page, room).ok(),
+            Context::Zstd(own, _) if zstd_page::fits(page) => own.encode(page, room),
+            Context::Zstd(_, large) => {
+                if large.is_none() {
+                    *large = zstd::bulk::Compressor::new(1).ok();
+                }
+                large.as_mut().and_then(|c| c.compress_to_buffer(page, room).ok())
+            }
         };
         match packed {
             Some(len) => {
