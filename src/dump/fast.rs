@@ -1,5 +1,7 @@
 //! LZO1X and snappy for pages: one search for repeats, two ways to write them down. Decoders are in [`crate::codec`].
 
+use super::padded::{MAX_INPUT, Padded};
+
 /// Bits of a hash. A page has 4096 places; twice as many slots keep most of them apart.
 const HASH_BITS: u32 = 13;
 /// Behind this many bytes from the end no repeat begins.
@@ -8,47 +10,42 @@ const TAIL: usize = 12;
 const SHORT_LEN: usize = 8;
 const SHORT_DISTANCE: usize = 0x800;
 /// The longest distance of an instruction of three bytes: longer inputs are not for this.
-pub const MAX_INPUT: usize = 0x4000;
-/// Bytes a load may reach behind a page.
-const BEHIND: usize = 8;
-
-/// A page, and room behind it for loads: indices are cut to it instead of checked.
-type Page = [u8; 2 * MAX_INPUT + BEHIND];
+const _: () = assert!(MAX_INPUT <= 0x4000);
 
 /// Where each hash was last seen on the page at hand.
 pub struct Finder {
     table: Box<[u16; 1 << HASH_BITS]>,
-    page: Box<Page>,
+    page: Padded,
 }
 
 impl Default for Finder {
     fn default() -> Self {
-        Self { table: Box::new([0; 1 << HASH_BITS]), page: Box::new([0; 2 * MAX_INPUT + BEHIND]) }
+        Self { table: Box::new([0; 1 << HASH_BITS]), page: Padded::new() }
     }
 }
 
 impl Finder {
     /// Calls `found` with the literals before each repeat, its distance and its length; the literals left at the end.
     fn search<'a>(&mut self, page: &'a [u8], mut found: impl FnMut(&'a [u8], usize, usize)) -> &'a [u8] {
-        self.page[..page.len()].copy_from_slice(page);
+        self.page.fill(page);
         // A slot nobody has filled says that the hash was seen at the page's beginning: a look there tells.
         self.table.fill(0);
-        let (table, copy) = (&mut self.table, &*self.page);
+        let (table, copy) = (&mut self.table, &self.page);
         let limit = page.len().saturating_sub(TAIL);
         let (mut anchor, mut at) = (0, 1);
         // Where nothing repeats, steps get longer.
         let mut step = 32;
         while at < limit {
-            let word = load8(copy, at) as u32;
+            let word = copy.load4(at);
             let slot = &mut table[(word.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS)) as usize];
             let from = usize::from(*slot);
             *slot = at as u16;
-            if load8(copy, from) as u32 != word {
+            if copy.load4(from) != word {
                 at += step >> 5;
                 step += 1;
                 continue;
             }
-            let len = (4 + common(copy, from + 4, at + 4, page.len())).min(page.len() - at);
+            let len = 4 + copy.common(from + 4, at + 4, page.len());
             found(&page[anchor..at], at - from, len);
             at += len;
             anchor = at;
@@ -187,26 +184,6 @@ fn snappy_literals(out: &mut Out<'_>, literals: &[u8]) {
         }
     }
     out.append(literals);
-}
-
-#[inline(always)]
-fn load8(page: &Page, at: usize) -> u64 {
-    let at = at % (2 * MAX_INPUT);
-    page[at..at + 8].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// How many bytes from `a` on are the same as from `b` on, the later place; perhaps more than there are before `end`.
-#[inline(always)]
-fn common(page: &Page, a: usize, b: usize, end: usize) -> usize {
-    let mut len = 0;
-    while b + len < end {
-        let differ = load8(page, a + len) ^ load8(page, b + len);
-        if differ != 0 {
-            return len + (differ.trailing_zeros() / 8) as usize;
-        }
-        len += 8;
-    }
-    len
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod first;
 pub mod guests;
 pub mod info;
 pub mod join;
+mod padded;
 pub mod pipeline;
 pub mod raw;
 mod room;

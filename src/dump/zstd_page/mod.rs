@@ -14,7 +14,7 @@ use fse::{Shares, Table};
 use huffman::Codes;
 use parts::Parts;
 
-use parts::MAX_INPUT;
+use super::padded::MAX_INPUT;
 
 /// Inputs shorter than this have another header: they are not for this.
 const MIN_INPUT: usize = 256;

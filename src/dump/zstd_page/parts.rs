@@ -1,7 +1,7 @@
 //! What a page is made of: literals, and repeats of what came before.
 
-/// The longest input.
-pub const MAX_INPUT: usize = 1 << 14;
+use crate::dump::padded::{MAX_INPUT, Padded};
+
 /// Bits of a hash.
 const HASH_BITS: u32 = 12;
 /// Up to this distance five bytes are a repeat, and six from further away.
@@ -10,11 +10,6 @@ const NEARBY: usize = 256;
 const TAIL: usize = 8;
 /// After so many bytes (as a power of two) without a repeat steps get a byte longer.
 const STEP: u32 = 6;
-/// Literals are copied by so many bytes at once, and bytes are loaded so far behind the end.
-const WIDE: usize = 16;
-/// Room for a page, twice what is needed: no index that is cut to it wraps around.
-const ROOM: usize = 2 * MAX_INPUT;
-
 /// Extra bits of each code of a count of literals.
 const LITERAL_BITS: [u8; 36] =
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
@@ -73,8 +68,8 @@ pub struct Sequence {
 /// The last page's parts.
 pub struct Parts {
     table: Box<[u16; 1 << HASH_BITS]>,
-    page: Box<[u8; ROOM + WIDE]>,
-    literals: Box<[u8; ROOM + WIDE]>,
+    page: Padded,
+    literals: Padded,
     literal_count: usize,
     sequences: Box<[Sequence; MAX_INPUT / 4]>,
     sequence_count: usize,
@@ -86,8 +81,8 @@ impl Parts {
     pub fn new() -> Self {
         Self {
             table: Box::new([0; 1 << HASH_BITS]),
-            page: Box::new([0; ROOM + WIDE]),
-            literals: Box::new([0; ROOM + WIDE]),
+            page: Padded::new(),
+            literals: Padded::new(),
             literal_count: 0,
             sequences: Box::new([Sequence::default(); MAX_INPUT / 4]),
             sequence_count: 0,
@@ -96,7 +91,7 @@ impl Parts {
     }
 
     pub fn literals(&self) -> &[u8] {
-        &self.literals[..self.literal_count]
+        self.literals.first(self.literal_count)
     }
 
     pub fn sequences(&self) -> &[Sequence] {
@@ -105,13 +100,12 @@ impl Parts {
 
     /// Takes `page` apart, which has at most [`MAX_INPUT`] bytes.
     pub fn take(&mut self, page: &[u8]) {
-        // Behind a copy of it, there is always something to load.
-        self.page[..page.len()].copy_from_slice(page);
+        self.page.fill(page);
         // A slot nobody has filled says that the hash was seen at the page's beginning: a look there tells.
         self.table.fill(0);
         self.counts = [[0; 64]; 3];
         let (end, limit) = (page.len(), page.len().saturating_sub(TAIL));
-        let page = &*self.page;
+        let page = &self.page;
         let mut out = Out {
             literals: &mut self.literals,
             literal_count: 0,
@@ -123,35 +117,35 @@ impl Parts {
         let mut last = [1usize, 4, 8];
         let (mut anchor, mut at) = (0, 1);
         while at < limit {
-            let word = load8(page, at);
+            let word = page.load8(at);
             let slot = &mut table[hash(word)];
             let from = usize::from(*slot);
             *slot = at as u16;
             // A repeat at the distance of the last one, a byte further on, costs least.
             let again = at + 1;
-            if load4(page, again.saturating_sub(last[0])) == (word >> 8) as u32 && last[0] <= again {
-                let len = (4 + common(page, again + 4 - last[0], again + 4, end)).min(end - again);
+            if page.load4(again.saturating_sub(last[0])) == (word >> 8) as u32 && last[0] <= again {
+                let len = 4 + page.common(again + 4 - last[0], again + 4, end);
                 out.push(page, anchor, again, 1, len);
                 at = again + len;
                 anchor = at;
                 continue;
             }
             // Six bytes, five from nearby: less is hardly shorter than the literals.
-            if (load8(page, from) ^ word) << if at - from > NEARBY { 16 } else { 24 } != 0 {
+            if (page.load8(from) ^ word) << if at - from > NEARBY { 16 } else { 24 } != 0 {
                 at += 1 + ((at - anchor) >> STEP);
                 continue;
             }
-            let len = (4 + common(page, from + 4, at + 4, end)).min(end - at);
-            let back = before(page, from, at).min(at - anchor).min(from);
+            let len = 4 + page.common(from + 4, at + 4, end);
+            let back = page.common_before(from, at).min(at - anchor).min(from);
             let (start, from, len) = (at - back, from - back, len + back);
             let offset = number(&mut last, start - from, start > anchor);
             out.push(page, anchor, start, offset, len);
             at = start + len;
             anchor = at;
-            table[hash(load8(page, at - 2))] = (at - 2) as u16;
+            table[hash(page.load8(at - 2))] = (at - 2) as u16;
             // Right behind it the distance before the last one is worth a look.
-            while at < limit && load4(page, at) == load4(page, at.saturating_sub(last[1])) && last[1] <= at {
-                let len = (4 + common(page, at + 4 - last[1], at + 4, end)).min(end - at);
+            while at < limit && page.load4(at) == page.load4(at.saturating_sub(last[1])) && last[1] <= at {
+                let len = 4 + page.common(at + 4 - last[1], at + 4, end);
                 last.swap(0, 1);
                 out.push(page, at, at, 1, len);
                 at += len;
@@ -164,7 +158,7 @@ impl Parts {
 }
 
 struct Out<'a> {
-    literals: &'a mut [u8; ROOM + WIDE],
+    literals: &'a mut Padded,
     literal_count: usize,
     sequences: &'a mut [Sequence; MAX_INPUT / 4],
     sequence_count: usize,
@@ -174,18 +168,14 @@ struct Out<'a> {
 impl Out<'_> {
     /// `count` literals from `at` on.
     #[inline(always)]
-    fn append(&mut self, page: &[u8; ROOM + WIDE], at: usize, count: usize) {
-        let (from, to) = (at % ROOM, self.literal_count % ROOM);
-        self.literals[to..to + WIDE].copy_from_slice(&page[from..from + WIDE]);
-        if count > WIDE {
-            self.literals[to..to + count].copy_from_slice(&page[from..from + count]);
-        }
-        self.literal_count = to + count;
+    fn append(&mut self, page: &Padded, at: usize, count: usize) {
+        self.literals.copy(self.literal_count, page, at, count);
+        self.literal_count += count;
     }
 
     /// The literals from `anchor` to `start`, and a repeat of `len` bytes there.
     #[inline(always)]
-    fn push(&mut self, page: &[u8; ROOM + WIDE], anchor: usize, start: usize, offset: usize, len: usize) {
+    fn push(&mut self, page: &Padded, anchor: usize, start: usize, offset: usize, len: usize) {
         let count = start - anchor;
         self.append(page, anchor, count);
         let literal = code(&LITERAL_CODES, count, 19);
@@ -223,46 +213,4 @@ fn number(last: &mut [usize; 3], distance: usize, literals: bool) -> usize {
 #[inline(always)]
 fn hash(word: u64) -> usize {
     ((word << 24).wrapping_mul(889_523_592_379) >> (64 - HASH_BITS)) as usize
-}
-
-#[inline(always)]
-fn load4(page: &[u8; ROOM + WIDE], at: usize) -> u32 {
-    let at = at % ROOM;
-    page[at..at + 4].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
-}
-
-#[inline(always)]
-fn load8(page: &[u8; ROOM + WIDE], at: usize) -> u64 {
-    let at = at % ROOM;
-    page[at..at + 8].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// How many of the eight bytes before `a` and `b` are the same.
-#[inline(always)]
-fn before(page: &[u8; ROOM + WIDE], a: usize, b: usize) -> usize {
-    if a < 8 {
-        return 0;
-    }
-    ((load8(page, a - 8) ^ load8(page, b - 8)).leading_zeros() / 8) as usize
-}
-
-/// How many bytes from `a` on are the same as from `b` on, which is the later place; perhaps more than there are to `end`.
-#[inline(always)]
-fn common(page: &[u8; ROOM + WIDE], a: usize, b: usize, end: usize) -> usize {
-    let differ = |len| load8(page, a + len) ^ load8(page, b + len);
-    let same = |differ: u64| (differ.trailing_zeros() / 8) as usize;
-    // The first sixteen bytes without a branch, since most repeats are short.
-    let (first, second) = (differ(0), differ(8));
-    if first | second != 0 {
-        return if first != 0 { same(first) } else { 8 + same(second) };
-    }
-    let mut len = 16;
-    while b + len < end {
-        let differ = differ(len);
-        if differ != 0 {
-            return len + same(differ);
-        }
-        len += 8;
-    }
-    len
 }
