@@ -11,7 +11,7 @@ use super::bitmap::Bitmap;
 use super::compress::is_zero;
 use super::diskdump::{copy_notes, note_areas};
 use super::filter::Filtered;
-use super::first::first;
+use super::first::{Order, first};
 use super::workers::{self, Batches, PAGE, lock};
 use super::{Progress, Report};
 use crate::error::{Context, Error, Result};
@@ -56,7 +56,7 @@ pub fn save(
     progress: &dyn Fn(Progress),
 ) -> Result<()> {
     if filtered.level.drops_zero_pages() {
-        for pages in zero_pages(core, &filtered.kept, threads) {
+        for pages in zero_pages(core, filtered, threads) {
             report.zero += filtered.kept.clear(pages);
         }
     }
@@ -94,8 +94,10 @@ pub fn save(
 }
 
 /// Runs of kept pages that are zero.
-fn zero_pages(core: &Vmcore, kept: &Bitmap, threads: usize) -> Vec<std::ops::Range<u64>> {
-    let (batches, found) = (Batches::new(kept, Bitmap::default()), Mutex::new(Vec::new()));
+fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Vec<std::ops::Range<u64>> {
+    let none = Bitmap::default();
+    let order = Order::ascending(filtered, &none);
+    let (batches, found) = (Batches::new(&order), Mutex::new(Vec::new()));
     let work = || {
         let (reader, mut pages, mut pfns) = (core.reader(), Vec::new(), Vec::new());
         while batches.take(&mut pfns) {
@@ -213,7 +215,9 @@ fn copy(
     progress: &dyn Fn(Progress),
 ) -> Result<u64> {
     let kept = &filtered.kept;
-    let (batches, total) = (Batches::new(kept, first(core, filtered)), kept.count());
+    let first = first(core, filtered);
+    let order = Order::new(filtered, &first);
+    let (batches, total) = (Batches::new(&order), kept.count());
     let (unreadable, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let work = || {

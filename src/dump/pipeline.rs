@@ -11,8 +11,8 @@ use zerocopy::IntoBytes;
 use super::bitmap::Bitmap;
 use super::compress::{Encoder, is_zero};
 use super::diskdump::Container;
-use super::filter::{Filtered, filter};
-use super::first::first;
+use super::filter::filter;
+use super::first::{Order, first};
 use super::room::{Limited, Part, split};
 use super::workers::{self, BATCH, Batches, PAGE, Rank, lock};
 use super::{Codec, Format, Progress, Report, Request, vmemmap};
@@ -92,9 +92,11 @@ pub fn save_parts(
         parts.push((*sink, part, container));
     }
     report.incomplete = core.incomplete();
+    let first = first(core, &filtered);
+    let order = Order::new(&filtered, &first);
     let mut before = Progress { total, ..Progress::default() };
     for (sink, part, container) in &parts {
-        let job = Job::new(core, &filtered, part, container, *sink, request.codec, limit)?;
+        let job = Job::new(core, &order, part, container, *sink, request.codec, limit)?;
         job.run(threads, &|now| {
             let (pages, bytes) = (before.pages + now.pages, before.bytes + now.bytes);
             progress(Progress { pages, total, bytes });
@@ -156,14 +158,14 @@ struct Buffers {
 impl<'a> Job<'a> {
     fn new(
         core: &'a Vmcore,
-        filtered: &'a Filtered,
+        order: &'a Order<'a>,
         part: &Part,
         container: &'a Container,
         sink: &'a dyn Sink,
         codec: Codec,
         limit: Option<u64>,
     ) -> Result<Self> {
-        let total = part.kept;
+        let (total, filtered) = (part.kept, order.filtered);
         let mut next_extent = container.data;
         let mut zero_page = None;
         if filtered.level.drops_zero_pages() && total != 0 {
@@ -175,7 +177,7 @@ impl<'a> Job<'a> {
         Ok(Self {
             core,
             kept: &filtered.kept,
-            batches: Batches::of(&filtered.kept, first(core, filtered), &part.pfns),
+            batches: Batches::of(order, &part.pfns),
             before: Rank::new(&filtered.kept).of(part.pfns.start),
             container,
             sink,

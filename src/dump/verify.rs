@@ -1,4 +1,4 @@
-//! After the filter: what no reader can do without is put back, and what can't be right is said.
+//! Beside the filter: what no reader can do without, and what can't be right.
 
 use super::filter::Filtered;
 use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
@@ -39,15 +39,8 @@ pub fn stacks(core: &Vmcore) -> impl Iterator<Item = VirtAddr> + '_ {
     all.filter(|va| va.0 >> 63 != 0)
 }
 
-/// Puts `pinned` back, and reports what can't be right. `free` says whether the level drops free pages.
-pub fn verify(core: &Vmcore, space: &AddressSpace, pinned: &[Pfn], free: bool, filtered: &mut Filtered) {
-    let mut lost = 0;
-    for pfn in pinned {
-        if filtered.ram.get(pfn.0) && !filtered.kept.get(pfn.0) && !missing(core, *pfn) {
-            filtered.kept.set(pfn.0..pfn.0 + 1);
-            lost += 1;
-        }
-    }
+/// Reports what can't be right. `lost` pinned pages were to be dropped; `free` says whether the level drops free pages.
+pub fn verify(core: &Vmcore, space: &AddressSpace, lost: usize, free: bool, filtered: &mut Filtered) {
     if lost != 0 {
         filtered.warnings.push(format!(
             "{lost} page(s) of the kernel's own tables and stacks were classified as droppable and put back: the filter misreads this kernel"
@@ -58,11 +51,6 @@ pub fn verify(core: &Vmcore, space: &AddressSpace, pinned: &[Pfn], free: bool, f
         let counted = core.vmcoreinfo().and_then(|info| zones::free_pages(info, space, &core.reader()));
         filtered.warnings.extend(doubt(filtered.dropped.free, counted));
     }
-}
-
-/// Whether the vmcore itself, a dump, lacks the page.
-fn missing(core: &Vmcore, pfn: Pfn) -> bool {
-    core.dump().is_some_and(|dump| !dump.present().get(pfn.0))
 }
 
 /// Whether `found` free pages can be all where the kernel counted `counted`.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::bitmap::{Bitmap, CHUNK};
+use super::first::{Order, ROUNDS};
 use crate::mem::{PAGE_SIZE, PhysAddr};
 use crate::vmcore::Reader;
 use crate::vmcore::reader::PageRead;
@@ -64,10 +65,9 @@ pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) {
     });
 }
 
-/// The kept pages, dealt out in two rounds, each in their order: those that go first, then the others.
+/// The kept pages, dealt out in rounds, each of them ascending.
 pub(super) struct Batches<'a> {
-    kept: &'a Bitmap,
-    first: Bitmap,
+    order: &'a Order<'a>,
     /// Page frames that are dealt out.
     pfns: Range<u64>,
     /// The round, and the next page frame to take in it.
@@ -76,13 +76,13 @@ pub(super) struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    pub(super) fn new(kept: &'a Bitmap, first: Bitmap) -> Self {
-        Self::of(kept, first, &(0..u64::MAX))
+    pub(super) fn new(order: &'a Order<'a>) -> Self {
+        Self::of(order, &(0..u64::MAX))
     }
 
     /// Only those among `pfns`.
-    pub(super) fn of(kept: &'a Bitmap, first: Bitmap, pfns: &Range<u64>) -> Self {
-        Self { kept, first, pfns: pfns.clone(), cursor: Mutex::new((0, pfns.start)), stop: AtomicBool::new(false) }
+    pub(super) fn of(order: &'a Order<'a>, pfns: &Range<u64>) -> Self {
+        Self { order, pfns: pfns.clone(), cursor: Mutex::new((0, pfns.start)), stop: AtomicBool::new(false) }
     }
 
     /// Takes the next pages, ascending; none when there are no more or [`Batches::stop`] was called.
@@ -92,13 +92,11 @@ impl<'a> Batches<'a> {
             return false;
         }
         let (round, at) = &mut *lock(&self.cursor);
-        while pfns.is_empty()
-            && let Some(pages) = [&self.first, self.kept].get(*round)
-        {
+        while pfns.is_empty() && *round < ROUNDS {
             while pfns.len() < BATCH
-                && let Some(pfn) = pages.next(*at).filter(|pfn| *pfn < self.pfns.end)
+                && let Some(pfn) = self.order.next(*round, *at).filter(|pfn| *pfn < self.pfns.end)
             {
-                if if *round == 0 { self.kept.get(pfn) } else { !self.first.get(pfn) } {
+                if self.order.has(*round, pfn) {
                     pfns.push(pfn);
                 }
                 *at = pfn + 1;
