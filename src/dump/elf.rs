@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::mem::{PAGE_SIZE, Range};
 use crate::target::Sink;
 use crate::vmcore::elf::KERNEL_IMAGE;
-use crate::vmcore::{Reader, Vmcore};
+use crate::vmcore::{Load, Reader, Vmcore};
 
 /// A gap of this many left-out pages ends a PT_LOAD; a shorter one is part of it, as zeros.
 const GAP: u64 = 256;
@@ -127,7 +127,7 @@ fn layout(core: &Vmcore, kept: &Bitmap) -> (Vec<Piece>, usize) {
 
 fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for segment in core.segments() {
+    for segment in whole(core.segments()) {
         let (start, end) = (segment.phys.start(), segment.phys.end());
         let last = end.div_ceil(PAGE_SIZE);
         let inside = |pfn: Option<u64>| pfn.filter(|pfn| *pfn < last);
@@ -155,12 +155,25 @@ fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
     pieces
 }
 
+/// What follows each other is one: an ELF core's segments are in pieces, as a filter left them.
+fn whole(loads: &[Load]) -> impl Iterator<Item = Load> + '_ {
+    let follows = |a: &Load, b: &Load| {
+        let next = if a.vaddr == 0 { 0 } else { a.vaddr.wrapping_add(a.phys.len()) };
+        a.phys.end() == b.phys.start() && next == b.vaddr
+    };
+    loads.chunk_by(follows).filter_map(|run| {
+        let (first, last) = (run.first()?, run.last()?);
+        Some(Load { phys: Range::new(first.phys.start(), last.phys.end())?, ..*first })
+    })
+}
+
 /// The kernel's image as it is mapped besides: the same bytes of the file.
 fn aliases<'a>(core: &'a Vmcore, pieces: &'a [Piece]) -> impl Iterator<Item = Piece> + 'a {
-    let images = core.loads().iter().filter(|load| load.vaddr >= KERNEL_IMAGE);
+    let images = whole(core.loads()).filter(|load| load.vaddr >= KERNEL_IMAGE);
     images.flat_map(move |load| {
         let first = pieces.partition_point(|p| p.phys.start() + p.memsz <= load.phys.start());
-        let there = pieces.get(first..).unwrap_or_default().iter().take_while(|p| p.phys.start() < load.phys.end());
+        let there =
+            pieces.get(first..).unwrap_or_default().iter().take_while(move |p| p.phys.start() < load.phys.end());
         there.filter_map(move |piece| {
             let whole = Range::with_len(piece.phys.start(), piece.memsz)?.intersect(load.phys)?;
             let phys = piece.phys.intersect(whole).or_else(|| Range::with_len(whole.start(), 0))?;
@@ -286,7 +299,8 @@ mod tests {
             assert_eq!(file.len() as u64, notes_at);
             assert_eq!(file[56..58] == [0xff, 0xff], extended, "{count}");
             let layout = Layout::read(&file).expect("a core");
-            assert_eq!((layout.loads.len(), layout.marked), (count - 1, true), "{count}: {:?}", layout.warnings);
+            let held = layout.loads.iter().filter(|load| load.is_held()).count();
+            assert_eq!((held, layout.marked), (count - 1, true), "{count}: {:?}", layout.warnings);
         }
     }
 }

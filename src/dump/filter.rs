@@ -17,7 +17,7 @@ use crate::vmcore::image::Image;
 use crate::vmcore::p2m::{INVALID, P2m};
 use crate::vmcore::pages::{Class, PageLayout, Verdict};
 use crate::vmcore::sections::Sections;
-use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore, recover};
+use crate::vmcore::{AddressSpace, Fault, Load, PhysMem, Vmcore, recover};
 
 /// Struct pages read at a time: 256 KiB of them, which is 16 MiB of memory.
 const BATCH: u64 = 4096;
@@ -95,6 +95,7 @@ pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize)
         filtered.dropped.earlier = filtered.kept.keep_common(dump.present());
     }
     decide(core, level, threads, &mut filtered);
+    leave_out_again(core, &mut filtered);
     if exclude_guests {
         guests::exclude(core, &mut filtered);
     }
@@ -107,7 +108,31 @@ pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize)
 pub fn classes(core: &Vmcore, threads: usize) -> Filtered {
     let mut filtered = everything(core, Level::MAX);
     decide(core, Level::MAX, threads, &mut filtered);
+    leave_out_again(core, &mut filtered);
     filtered
+}
+
+/// Of what an ELF core names without holding it, keeps what struct pages say to be the kernel's: no filter leaves that
+/// out, so these pages were zero. All else may have had any contents, and stays left out.
+fn leave_out_again(core: &Vmcore, filtered: &mut Filtered) {
+    let (held, named): (Vec<&Load>, _) = core.segments().iter().partition(|segment| segment.is_held());
+    if named.is_empty() {
+        return;
+    }
+    let mut unknown = Bitmap::new(filtered.ram.end());
+    named.into_iter().for_each(|segment| unknown.set(pfns(segment)));
+    for segment in held {
+        unknown.clear(pfns(segment));
+    }
+    unknown.keep_common(&filtered.rest);
+    for run in unknown.runs() {
+        filtered.dropped.earlier += filtered.kept.clear(run);
+    }
+}
+
+/// Page frames that any byte of `segment` is in.
+fn pfns(segment: &Load) -> Range<u64> {
+    segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE)
 }
 
 fn everything(core: &Vmcore, level: Level) -> Filtered {
@@ -117,7 +142,7 @@ fn everything(core: &Vmcore, level: Level) -> Filtered {
         None => {
             let mut ram = Bitmap::new(end_pfn);
             for segment in core.segments() {
-                ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
+                ram.set(pfns(segment));
             }
             ram
         }
@@ -138,8 +163,9 @@ fn decide(core: &Vmcore, level: Level, threads: usize, filtered: &mut Filtered) 
             scan.run(core, threads, filtered);
             filtered.pinned = scan.pinned;
         }
-        Err(_) if !needed => {}
+        Err(_) if !needed => filtered.rest.set(0..filtered.ram.end()),
         Err(e) => {
+            filtered.rest.set(0..filtered.ram.end());
             filtered.level = level.without_struct_pages();
             let reached = filtered.level;
             filtered.degraded.push(format!("no page could be classified, so level {level} fell to {reached}: {e}"));

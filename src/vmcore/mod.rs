@@ -274,7 +274,7 @@ impl Vmcore {
         &self.layout.loads
     }
 
-    /// Physical ranges the file holds, ascending, disjoint.
+    /// Physical ranges the file holds, and those an ELF core names without holding them, ascending, disjoint.
     pub fn segments(&self) -> &[Load] {
         &self.layout.segments
     }
