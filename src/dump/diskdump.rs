@@ -40,7 +40,8 @@ impl Container {
     /// Lays out the dump of `kept` pages of `core`.
     pub fn new(core: &Vmcore, kept: u64, level: Level, codec: Codec) -> Self {
         let (notes, size_note) = note_areas(core);
-        let max_mapnr = core.end().0.div_ceil(BLOCK);
+        // Readers refuse a dump without a bitmap, even of no page.
+        let max_mapnr = core.end().0.div_ceil(BLOCK).max(1);
         let sub_blocks = (size_of::<KdumpSubHeader>() as u64 + size_note).div_ceil(BLOCK);
         let bitmap_blocks = 2 * max_mapnr.div_ceil(8).div_ceil(BLOCK);
         let descriptors = (1 + sub_blocks + bitmap_blocks) * BLOCK;
@@ -106,6 +107,8 @@ impl Container {
         let mut block = vec![0u8; BLOCK as usize];
         block[..size_of::<DiskDumpHeader>()].copy_from_slice(self.header.as_bytes());
         sink.write_at(0, &block).context(|| "write the dump's header")?;
+        // Readers want the bitmaps inside the file: from here on they open it, however soon this ends.
+        sink.write_at(self.descriptors - BLOCK, &[0; BLOCK as usize]).context(|| "write the dump's bitmaps")?;
         sink.write_at(BLOCK, self.sub_header.as_bytes()).context(|| "write the dump's sub header")?;
         copy_notes(core, &self.notes, BLOCK + size_of::<KdumpSubHeader>() as u64, sink)?;
         let half = self.bitmap_blocks / 2;

@@ -216,8 +216,16 @@ impl Opened {
         Ok(Self { input, raw, header, pfns, bitmaps, blocks, partial, descriptors })
     }
 
-    /// Whether the bitmaps are there and cover what they should.
+    /// Whether the writer was stopped before it had written which pages there are: then it has saved none.
+    fn begun(&self) -> bool {
+        self.header.incomplete() && self.descriptors > self.input.size()
+    }
+
+    /// Whether the bitmaps are there, if they must be, and cover what they should.
     fn check(&self) -> Result<()> {
+        if self.begun() {
+            return Ok(());
+        }
         let (max_mapnr, size) = (self.header.max_mapnr, self.input.size());
         if self.descriptors > size {
             return Err(invalid(format!(
@@ -285,7 +293,8 @@ impl Kdump {
         }
         files.sort_by_key(|f| f.pfns.start);
         let first = files.first().ok_or_else(|| invalid("no file was given"))?;
-        let (ram, described) = first.bitmaps()?;
+        let with_bitmaps = files.iter().find(|file| !file.begun());
+        let (ram, described) = with_bitmaps.map_or(Ok(Default::default()), Opened::bitmaps)?;
         let header = first.header.clone();
         let mut ranks = Vec::with_capacity(index(described.chunks()));
         let mut total = 0u64;
@@ -425,6 +434,11 @@ impl Kdump {
     /// Pages that were meant to be in the dump: the second bitmap.
     pub const fn described(&self) -> &Bitmap {
         &self.described
+    }
+
+    /// Whether the writer was stopped before it had said which pages it saves.
+    pub fn has_nothing(&self) -> bool {
+        self.header.incomplete() && self.described.next(0).is_none()
     }
 
     /// Pages whose data the dump has. The first call reads all descriptors.

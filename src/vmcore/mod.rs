@@ -187,6 +187,8 @@ impl Vmcore {
             let gaps = self.dump.as_ref().is_some_and(|d| !d.gaps().is_empty());
             let why = if gaps { "a part of the split dump was not given" } else { "the dump it is was not finished" };
             Some(format!("the vmcore lacks {missing} pages that it was meant to have: {why}"))
+        } else if self.dump.as_ref().is_some_and(|d| d.has_nothing()) {
+            Some("the vmcore is a dump whose writer was stopped before it had saved a page".into())
         } else if self.dump.as_ref().is_some_and(|d| d.header.incomplete()) {
             Some("the vmcore is a dump that is marked incomplete".into())
         } else if self.missing() != 0 {
