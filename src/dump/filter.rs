@@ -12,7 +12,7 @@ use super::guests;
 use super::verify::{pinned, verify};
 use crate::error::{Error, Kind, Result};
 use crate::mem::bitmap::{Bitmap, CHUNK};
-use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
+use crate::mem::{PAGE_SIZE, VirtAddr};
 use crate::vmcore::image::Image;
 use crate::vmcore::p2m::{INVALID, P2m};
 use crate::vmcore::pages::{Class, PageLayout, Verdict};
@@ -80,8 +80,8 @@ pub struct Filtered {
     pub degraded: Vec<String>,
     /// What else is worth knowing.
     pub warnings: Vec<String>,
-    /// Pages no reader can do without, ascending.
-    pub pinned: Vec<Pfn>,
+    /// Pages no reader can do without.
+    pub pinned: Bitmap,
     /// Pages that struct pages are in.
     pub struct_pages: Bitmap,
     /// Pages that [`Level::MAX`] would leave out, and those that no struct page tells of: not known to be the kernel's.
@@ -183,7 +183,7 @@ pub(super) struct Scan {
     pub(super) sections: Sections,
     pub(super) space: AddressSpace,
     level: Level,
-    pub(super) pinned: Vec<Pfn>,
+    pub(super) pinned: Bitmap,
 }
 
 /// What became of one chunk's struct pages.
@@ -244,9 +244,7 @@ impl Scan {
         }
         let end_pfn = space.p2m().map_or(core.end().0.div_ceil(PAGE_SIZE), P2m::end);
         let sections = Sections::find(info, &space, &reader, end_pfn)?;
-        let mut pinned = pinned(core, &space, &sections);
-        pinned.sort_unstable_by_key(|pfn| pfn.0);
-        pinned.dedup();
+        let pinned = pinned(core, &space, &sections);
         let gaps = core.dump().is_some_and(|dump| dump.header.lacks_struct_pages());
         Ok(Self { gaps, supplemented, layout, sections, space, level, pinned })
     }
@@ -256,7 +254,8 @@ impl Scan {
         let broken = Mutex::new((0u64, None));
         let (read, absent) = (AtomicU64::new(0), AtomicU64::new(0));
         let chunks = self.space.p2m().map_or(filtered.ram.chunks(), |p2m| p2m.end().div_ceil(CHUNK));
-        let result = Mutex::new((&mut *filtered, Vec::new()));
+        let end = filtered.ram.end();
+        let result = Mutex::new((&mut *filtered, Bitmap::new(end)));
         let work = || {
             let reader = core.reader();
             let mut buffer = Vec::new();
@@ -318,9 +317,7 @@ impl Scan {
             }
             work();
         });
-        let (_, mut put_back) = result.into_inner().unwrap_or_else(|e| e.into_inner());
-        put_back.sort_unstable();
-        put_back.dedup();
+        let (_, put_back) = result.into_inner().unwrap_or_else(|e| e.into_inner());
         if !self.level.needs_struct_pages() {
             return;
         }
@@ -342,19 +339,21 @@ impl Scan {
             let n = self.sections.repaired;
             filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
         }
-        verify(core, &self.space, put_back.len(), self.level.bits() & 16 != 0, filtered);
+        verify(core, &self.space, put_back.count(), self.level.bits() & 16 != 0, filtered);
     }
 
     /// Takes `pfns` out of what is kept, all but those that are pinned.
-    fn drop(&self, filtered: &mut Filtered, put_back: &mut Vec<u64>, pfns: Range<u64>, class: Class) {
-        let first = self.pinned.partition_point(|pinned| pinned.0 < pfns.start);
-        let pinned = self.pinned[first..].iter().map(|pinned| pinned.0).take_while(|pfn| *pfn < pfns.end);
-        let before = put_back.len();
-        put_back.extend(pinned.filter(|pfn| filtered.kept.get(*pfn)));
-        let stay = &put_back[before..];
-        let cleared = filtered.kept.clear(pfns);
-        stay.iter().for_each(|pfn| filtered.kept.set(*pfn..*pfn + 1));
-        *filtered.dropped.of(class) += cleared - stay.len() as u64;
+    fn drop(&self, filtered: &mut Filtered, put_back: &mut Bitmap, pfns: Range<u64>, class: Class) {
+        let mut from = pfns.start;
+        let mut count = 0;
+        while let Some(pinned) = self.pinned.next(from).filter(|pinned| *pinned < pfns.end) {
+            count += filtered.kept.clear(from..pinned);
+            if filtered.kept.get(pinned) {
+                put_back.set(pinned..pinned + 1);
+            }
+            from = pinned + 1;
+        }
+        *filtered.dropped.of(class) += count + filtered.kept.clear(from..pfns.end);
     }
 
     /// Goes through the struct pages of one chunk's memory.

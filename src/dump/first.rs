@@ -61,9 +61,7 @@ pub fn first(core: &Vmcore, filtered: &Filtered) -> Bitmap {
         }
         first = noting.into_pages();
     }
-    for pfn in &filtered.pinned {
-        first.set(pfn.0..pfn.0 + 1);
-    }
+    filtered.pinned.runs().for_each(|pinned| first.set(pinned));
     for image in core.loads().iter().filter(|load| load.vaddr >= KERNEL_IMAGE) {
         first.set(image.phys.start() / PAGE_SIZE..image.phys.end().div_ceil(PAGE_SIZE));
     }

@@ -39,7 +39,7 @@ pub fn exclude(core: &Vmcore, filtered: &mut Filtered) {
             } else {
                 for (frame, page_info) in (at..).zip(buffer.chunks_exact(table.size)) {
                     if let Some(class) = table.classify(page_info)
-                        && filtered.pinned.binary_search_by_key(&frame, |pinned| pinned.0).is_err()
+                        && !filtered.pinned.get(frame)
                     {
                         *filtered.dropped.of(class) += filtered.kept.clear(frame..frame + 1);
                     }
