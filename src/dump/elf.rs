@@ -56,7 +56,7 @@ pub fn save(
     progress: &dyn Fn(Progress),
 ) -> Result<()> {
     if filtered.level.drops_zero_pages() {
-        for pages in zero_pages(core, filtered, threads) {
+        for pages in zero_pages(core, filtered, threads)? {
             report.zero += filtered.kept.clear(pages);
         }
     }
@@ -94,7 +94,7 @@ pub fn save(
 }
 
 /// Runs of kept pages that are zero.
-fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Vec<std::ops::Range<u64>> {
+fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Result<Vec<std::ops::Range<u64>>> {
     let none = Bitmap::default();
     let order = Order::ascending(filtered, &none);
     let (batches, found) = (Batches::new(&order), Mutex::new(Vec::new()));
@@ -108,8 +108,8 @@ fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Vec<std::op
             lock(&found).extend(runs);
         }
     };
-    workers::run(threads, &work, &|| ());
-    found.into_inner().unwrap_or_else(|e| e.into_inner())
+    workers::run(threads, &work, &|| ())?;
+    Ok(found.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// The pieces without their offsets, and how many headers their aliases in the kernel's image take.
@@ -244,13 +244,13 @@ fn copy(
             done.fetch_add(pfns.len() as u64, Ordering::Relaxed);
         }
     };
-    workers::run(threads, &work, &|| {
+    let ended = workers::run(threads, &work, &|| {
         let pages = done.load(Ordering::Relaxed);
         progress(Progress { pages, total, bytes: pages * PAGE_SIZE });
     });
     match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(e) => Err(e),
-        None => Ok(unreadable.into_inner()),
+        None => ended.map(|()| unreadable.into_inner()),
     }
 }
 

@@ -202,10 +202,10 @@ impl<'a> Job<'a> {
             self.done.store(fit, Ordering::Relaxed);
             return Ok(());
         }
-        workers::run(threads, &|| self.work(), &|| progress(self.progress()));
+        let done = workers::run(threads, &|| self.work(), &|| progress(self.progress()));
         match lock(&self.failure).take() {
             Some(e) => Err(e),
-            None => Ok(()),
+            None => done,
         }
     }
 

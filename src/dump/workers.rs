@@ -1,12 +1,14 @@
 //! Threads that share the kept pages of a vmcore: each takes the next batch, reads it, and does what it is for.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::bitmap::{Bitmap, CHUNK};
 use super::first::{Order, ROUNDS};
+use crate::error::{Error, Kind, Result};
 use crate::mem::{PAGE_SIZE, PhysAddr};
 use crate::vmcore::Reader;
 use crate::vmcore::reader::PageRead;
@@ -39,8 +41,18 @@ fn affordable(cpus: usize, meminfo: &str) -> usize {
 }
 
 /// Calls `work` in `threads` threads, or in this one if there is none to be had, and `watch` a few times a second.
-pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) {
+///
+/// # Errors
+/// If one of them panics, once the others are done: its batch is not. (Where a panic aborts, as in the program itself, it
+/// ends the process: the dump stays marked, and `init` starts another saver.)
+pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) -> Result<()> {
     let (watcher, running) = (std::thread::current(), AtomicUsize::new(0));
+    let panicked = AtomicBool::new(false);
+    let work = || {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            panicked.store(true, Ordering::Relaxed);
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..threads {
             let work = || {
@@ -63,6 +75,11 @@ pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) {
             watch();
         }
     });
+    if panicked.into_inner() {
+        let what = "a worker stopped in the middle of its pages (this is a bug of the program)";
+        return Err(Error::new(Kind::System, what));
+    }
+    Ok(())
 }
 
 /// The kept pages, dealt out in rounds, each of them ascending.
