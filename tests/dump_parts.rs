@@ -153,6 +153,46 @@ fn case_18_a_stream_that_was_cut_becomes_a_dump_of_what_came() {
     }
 }
 
+#[test]
+fn case_18_streams_cut_at_100_random_places_become_dumps_that_open() {
+    let case = Case::new();
+    let mut state = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 18);
+    for options in ["-z -d 31 --num-threads 2", "-d 1 --num-threads 1"] {
+        let stream = case.run(&format!("kdump-save {options} -F core"), 0).stdout;
+        let whole = Kdump::parse(unflatten(&stream));
+        let mut opened = 0;
+        for _ in 0..50 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let cut = (state % stream.len() as u64) as usize;
+            let context = format!("{options}, cut at {cut} of {}", stream.len());
+            std::fs::write(case.0.path("cut"), &stream[..cut]).expect("written");
+            // With less than the header nothing says what this is.
+            let code = if cut < 4096 + 16 + 464 { 4 } else { 9 };
+            let out = case.run(&format!("kdump-save unflatten -f --salvage cut saved{cut}"), code);
+            if code == 4 {
+                continue;
+            }
+            let path = case.0.path(&format!("saved{cut}"));
+            let dump = kdumpbox::vmcore::Vmcore::open(&path).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert!(dump.incomplete().is_some(), "{context}: {}", said(&out));
+            opened += 1;
+            let dump = Kdump::open(&path);
+            for pfn in dump.kept().into_iter().filter(|pfn| pfn % 3 == 0) {
+                let page = dump.page(pfn);
+                assert!(page == Page::Missing || page == whole.page(pfn), "{context}: {pfn:#x} differs");
+            }
+            // Read as it is, without a salvage, it says the same.
+            let stream =
+                kdumpbox::vmcore::Vmcore::open(&case.0.path("cut")).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert!(stream.fault().is_some(), "{context}");
+            std::fs::remove_file(path).expect("removed");
+        }
+        assert!(opened > 25, "{options}: {opened}");
+    }
+}
+
 /// Pages that are there are what memory holds; how many are not.
 fn missing(case: &Case, dump: &Kdump, context: &str) -> usize {
     let there = |pfn: &u64| match dump.page(*pfn) {
