@@ -140,7 +140,7 @@ fn capture(config: &Config) -> Result<()> {
     let mut directory = None;
     let target =
         Stage { name: "target", patience: Patience::Total(config.device_timeout + MOUNT_TIME), arguments: &[] };
-    let result = supervise(&target, |_| {}).and_then(|()| {
+    let result = supervise(&target, &mut |_| {}).and_then(|()| {
         let mut attempts = Attempts::default();
         let saved = save(config, &mut attempts);
         directory = attempts.directory;
@@ -149,7 +149,7 @@ fn capture(config: &Config) -> Result<()> {
     });
     if result.is_err() && directory.is_none() {
         let stage = Stage { name: "last-words", patience: Patience::Total(Duration::from_secs(20)), arguments: &[] };
-        if let Err(e) = supervise(&stage, |_| {}) {
+        if let Err(e) = supervise(&stage, &mut |_| {}) {
             log::error!("{e}");
         }
     }
@@ -167,7 +167,7 @@ fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
         });
         let arguments: Vec<&str> = options(told.as_ref().map_or(&[], |told| told.as_slice()));
         let stage = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &arguments };
-        let saved = supervise(&stage, |message| match message {
+        let saved = supervise(&stage, &mut |message| match message {
             Message::Directory(path) => attempts.directory = Some(path.clone()),
             Message::Rung(rung) => attempts.reached = Some(*rung),
             Message::Done(done, total) => {
@@ -200,7 +200,7 @@ fn finish(directory: Option<&str>, failure: Option<&Error>) {
     let failure = failure.map(|e| e.to_string());
     let arguments = options(&[("--directory", directory), ("--failure", failure.as_deref())]);
     let stage = Stage { name: "finish", patience: Patience::Total(FINISH_TIME), arguments: &arguments };
-    if let Err(e) = supervise(&stage, |_| {}) {
+    if let Err(e) = supervise(&stage, &mut |_| {}) {
         log::error!("{e}");
     }
 }

@@ -33,7 +33,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 ///
 /// # Errors
 /// The stage's own reason; or that it was killed ([`Kind::Killed`]), by whom it may have been, or that its time was up.
-pub fn supervise(stage: &Stage<'_>, mut listen: impl FnMut(&Message)) -> Result<()> {
+pub fn supervise(stage: &Stage<'_>, listen: &mut dyn FnMut(&Message)) -> Result<()> {
     log::debug!("stage {}", stage.name);
     let mut child = Command::new("/proc/self/exe")
         .arg0("init")
