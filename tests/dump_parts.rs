@@ -78,6 +78,31 @@ fn case_18_a_flattened_stream_stands_for_the_plain_file() {
     }
 }
 
+/// Where records overlap, crash takes the first one and makedumpfile the last: there must be nothing to choose.
+#[test]
+fn no_byte_of_a_stream_is_written_twice() {
+    let case = Case::new();
+    for options in ["-z -d 31 --num-threads 3", "-c -d 1", "-E -d 31", "-d 1 -L 12M", "-E -d 1 -L 12M"] {
+        let code = if options.contains("-L") { 9 } else { 0 };
+        let stream = case.run(&format!("kdump-save {options} -F core"), code).stdout;
+        let mut records = Vec::new();
+        let mut rest = &stream[4096..];
+        while rest.len() > 16 {
+            let word = |at: usize| u64::from_be_bytes(rest[at..at + 8].try_into().expect("8 bytes"));
+            let (offset, size) = (word(0), word(8));
+            records.push((offset, offset + size));
+            rest = &rest[16 + size as usize..];
+        }
+        assert_eq!(records[0].0, 0, "{options}: the header comes first");
+        records.sort_unstable();
+        let overlap = records.windows(2).find(|pair| pair[0].1 > pair[1].0);
+        assert_eq!(overlap, None, "{options}");
+        let file = unflatten(&stream);
+        let mark = if options.contains("-E") { file[48] & 1 != 0 } else { file[424] & 8 != 0 };
+        assert_eq!(mark, code == 9, "{options}: marked if it is not complete");
+    }
+}
+
 #[test]
 fn case_18_pipes_take_nothing_but_streams_and_a_closed_one_ends_the_run() {
     let case = Case::new();

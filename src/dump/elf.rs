@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bitmap::Bitmap;
 use super::compress::is_zero;
-use super::diskdump::{copy_notes, note_areas};
+use super::diskdump::{copy_notes, end, marked, note_areas};
 use super::filter::Filtered;
 use super::first::{Order, first};
 use super::workers::{self, Batches, PAGE, lock};
@@ -17,7 +17,7 @@ use super::{Progress, Report};
 use crate::error::{Context, Error, Result};
 use crate::mem::{PAGE_SIZE, Range};
 use crate::target::Sink;
-use crate::vmcore::elf::KERNEL_IMAGE;
+use crate::vmcore::elf::{DUMP_ELF_INCOMPLETE, KERNEL_IMAGE};
 use crate::vmcore::{Load, Reader, Vmcore};
 
 /// A gap of this many left-out pages ends a PT_LOAD; a shorter one is part of it, as zeros.
@@ -67,30 +67,35 @@ pub fn save(
     let count = 1 + pieces.len() + of_image;
     let section = if count >= PN_XNUM { SHDR } else { 0 };
     let notes_at = EHDR + count as u64 * PHDR + section;
-    let mut end = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
+    let mut file_end = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
     for piece in &mut pieces {
-        piece.offset = if piece.phys.is_empty() { 0 } else { end };
-        end += piece.phys.len();
+        piece.offset = if piece.phys.is_empty() { 0 } else { file_end };
+        file_end += piece.phys.len();
     }
     let mut all = aliases(core, &pieces).chain(pieces.iter().copied());
     let head = headers(&mut all, count, notes_at, note_len);
     drop(all);
-    sink.write_at(0, &head).context(|| "write the dump's headers")?;
+    marked(&head, FLAGS as usize, sink).context(|| "write the dump's headers")?;
     copy_notes(core, &notes, notes_at, sink)?;
-    report.bytes = end;
+    report.bytes = file_end;
     report.unreadable = copy(core, filtered, &pieces, threads, sink, progress)?;
     // The last bytes may be zeros that nobody wrote.
-    if let Some(last) = end.checked_sub(1).filter(|_| report.kept != 0) {
+    if let Some(last) = file_end.checked_sub(1).filter(|_| report.kept != 0) {
         let gap = pieces.last().is_some_and(|p| !p.phys.is_empty() && !kept.get((p.phys.end() - 1) / PAGE_SIZE));
         if gap {
             sink.write_at(last, &[0]).context(|| "write the dump's end")?;
         }
     }
     sink.sync().context(|| "sync the dump")?;
-    if report.incomplete.is_none() {
-        sink.write_at(FLAGS, &0u32.to_le_bytes()).context(|| "mark the dump complete")?;
-    }
-    Ok(())
+    mark(report.incomplete.is_none(), sink)
+}
+
+/// The last write: says whether it is `complete`.
+///
+/// # Errors
+/// The sink's.
+pub fn mark(complete: bool, sink: &dyn Sink) -> Result<()> {
+    end(FLAGS, [DUMP_ELF_INCOMPLETE, 0], complete, sink)
 }
 
 /// Runs of kept pages that are zero.

@@ -68,7 +68,10 @@ pub fn save_parts(
         let saved = super::elf::save(core, &mut filtered, threads, &sink, &mut report, progress);
         report.over_limit = sink.reached();
         match saved {
-            Err(e) if report.over_limit => report.incomplete = Some(e.to_string()),
+            Err(e) if report.over_limit => {
+                super::elf::mark(false, &sink)?;
+                report.incomplete = Some(e.to_string());
+            }
             saved => saved?,
         }
         report.write_time = start.elapsed() - report.filter_time;
@@ -118,9 +121,8 @@ pub fn save_parts(
     for (sink, ..) in &parts {
         sink.sync().context(|| "sync the dump")?;
     }
-    if report.incomplete.is_none() {
-        parts.iter().try_for_each(|(sink, _, container)| container.complete(*sink))?;
-    }
+    let complete = report.incomplete.is_none();
+    parts.iter().try_for_each(|(sink, _, container)| container.end(complete, *sink))?;
     report.write_time = start.elapsed() - report.filter_time;
     Ok(report)
 }

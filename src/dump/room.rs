@@ -109,6 +109,10 @@ impl Sink for Limited<'_> {
         self.sink.sync()
     }
 
+    fn rewrites(&self) -> bool {
+        self.sink.rewrites()
+    }
+
     fn finish(&mut self) -> Result<()> {
         Ok(())
     }

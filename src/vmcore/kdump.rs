@@ -279,16 +279,20 @@ impl Opened {
 }
 
 impl Kdump {
-    /// Opens the file in `inputs`, or the parts of one split dump, in any order.
+    /// Opens the file in `inputs`, or the parts of one split dump, in any order. `cut` says that one is incomplete,
+    /// whatever its header says.
     ///
     /// # Errors
     /// [`Kind::Invalid`] when a header breaks the format's rules, or the files are no parts of one dump.
-    pub fn open(inputs: Vec<Box<dyn Input>>) -> Result<Self> {
+    pub fn open(inputs: Vec<Box<dyn Input>>, cut: bool) -> Result<Self> {
         let mut files = Vec::with_capacity(inputs.len());
         let several = inputs.len() > 1;
         for (n, input) in (1usize..).zip(inputs) {
             let name = || format!("file {n} of the set");
-            let file = Opened::read(input).and_then(|file| file.check().map(|()| file));
+            let file = Opened::read(input).and_then(|mut file| {
+                file.header.status |= if cut { DUMP_DH_COMPRESSED_INCOMPLETE } else { 0 };
+                file.check().map(|()| file)
+            });
             files.push(if several { file.context(name)? } else { file? });
         }
         files.sort_by_key(|f| f.pfns.start);

@@ -139,7 +139,7 @@ impl Vmcore {
             files.push(input);
         }
         if dumps != 0 && dumps == files.len() {
-            let dump = Arc::new(Kdump::open(files)?);
+            let dump = Arc::new(Kdump::open(files, fault.is_some())?);
             let layout = dump.layout();
             let input: Box<dyn Input> = Box::new(Arc::clone(&dump));
             let mut notes = Notes::read(input.as_ref(), &layout.notes);
