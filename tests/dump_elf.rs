@@ -186,3 +186,52 @@ fn memory_that_only_a_lie_of_the_headers_names_costs_nothing() {
     let (dump, plain) = (Kdump::open(&case.0.path("dump")), Kdump::open(&case.0.path("plain")));
     assert!(dump.max_mapnr == plain.max_mapnr && dump.kept() == plain.kept());
 }
+
+#[test]
+fn a_limit_leaves_out_what_lies_behind_it_and_that_is_not_the_kernels_image() {
+    let mut kernel = Kernel::new(V6_1, 4);
+    support::log::ring(&mut kernel, RingShape::default(), &[Record::new(1, "one"), Record::new(2, "last words")]);
+    // Memory above the image, as on most machines; the image itself in the middle.
+    let case = Case::new(kernel);
+    case.run("kdump-save", &["-q", "-E", "-d", "17", "core", "whole"]);
+    let whole = Elf::open(&case.0.path("whole"));
+    let size = whole.bytes.len();
+    let save = |levels: &str, limit: usize, code: i32| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
+        command.current_dir(case.0.dir.path()).args(["kdump-save", "-f", "-E", "-d", levels, "-L"]);
+        let out = command.arg(limit.to_string()).args(["core", "dump"]).output().expect("runs");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{levels}, {limit}: {said}");
+        said
+    };
+    let mut found = Vec::new();
+    for part in [4, 3, 2] {
+        let limit = size / part;
+        let said = save("17", limit, 9);
+        assert!(said.contains("beyond the limit"), "{said}");
+        let bytes = std::fs::read(case.0.path("dump")).expect("read");
+        assert!(bytes.len() <= limit && bytes[48] & 1 == 1, "{} of {limit} bytes, marked", bytes.len());
+        let mut there = 0;
+        let page = |at: u64| bytes.get(at as usize..at as usize + PAGE as usize);
+        for [offset, vaddr, phys, filesz, _] in &whole.loads {
+            for within in (0..*filesz).step_by(PAGE as usize) {
+                let memory = case.0.kernel.memory.page((phys + within) / PAGE);
+                let data = page(offset + within);
+                assert!(data.is_none_or(|data| data == memory), "{phys:#x} + {within:#x}");
+                assert!(data.is_some() || *vaddr < IMAGE, "the image at {phys:#x} + {within:#x}");
+                there += usize::from(data.is_some());
+            }
+        }
+        found.push(there);
+        let log = case.run("kdump-save", &["--dump-dmesg", "dump"]).stdout;
+        assert!(log.ends_with(b"last words\n"), "{}", String::from_utf8_lossy(&log));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
+        let info = command.current_dir(case.0.dir.path()).args(["kdump-save", "info", "dump"]).output().expect("runs");
+        assert!(info.status.code() == Some(9) && String::from_utf8_lossy(&info.stdout).contains("complete: no"));
+    }
+    assert!(found.is_sorted() && found[0] < found[2], "{found:?}");
+    assert!(save("17,31", size - 1, 0).contains("trying dump level 31"));
+    assert!(Elf::open(&case.0.path("dump")).bytes.len() < size);
+    assert!(save("31", 4096, 6).contains("headers alone"));
+    save("17", size, 0);
+}

@@ -180,21 +180,27 @@ fn case_18_a_stream_that_was_cut_becomes_a_dump_of_what_came() {
 
 #[test]
 fn case_18_streams_cut_at_100_random_places_become_dumps_that_open() {
+    /// The stream's own header and those of two records, and 464 bytes of the dump's header less the mark's.
+    const HEADER: usize = 4096 + 16 + 16 + 460;
     let case = Case::new();
     let mut state = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 18);
     for options in ["-z -d 31 --num-threads 2", "-d 1 --num-threads 1"] {
         let stream = case.run(&format!("kdump-save {options} -F core"), 0).stdout;
         let whole = Kdump::parse(unflatten(&stream));
         let mut opened = 0;
-        for _ in 0..50 {
+        // Inside the header, behind it, inside the sub header; then anywhere.
+        let first = [HEADER - 1, HEADER, HEADER + 1000, HEADER + 4096];
+        let random = std::iter::repeat_with(|| {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            let cut = (state % stream.len() as u64) as usize;
+            (state % stream.len() as u64) as usize
+        });
+        for cut in first.into_iter().chain(random).take(54) {
             let context = format!("{options}, cut at {cut} of {}", stream.len());
             std::fs::write(case.0.path("cut"), &stream[..cut]).expect("written");
             // With less than the header nothing says what this is.
-            let code = if cut < 4096 + 16 + 464 { 4 } else { 9 };
+            let code = if cut < HEADER { 4 } else { 9 };
             let out = case.run(&format!("kdump-save unflatten -f --salvage cut saved{cut}"), code);
             if code == 4 {
                 continue;

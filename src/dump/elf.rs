@@ -12,6 +12,7 @@ use super::compress::is_zero;
 use super::diskdump::{copy_notes, end, marked, note_areas};
 use super::filter::Filtered;
 use super::first::{Order, first};
+use super::room::{Limited, beyond, check};
 use super::workers::{self, Batches, PAGE, lock};
 use super::{Progress, Report};
 use crate::error::{Context, Error, Result};
@@ -43,18 +44,22 @@ struct Piece {
     offset: u64,
 }
 
-/// Writes the pages that `filtered` keeps, less zero pages if the level drops them.
+/// Writes the pages that `filtered` keeps, less zero pages if the level drops them. What would lie behind `limit` is left
+/// out; what is worth most lies in front.
 ///
 /// # Errors
-/// The sink's.
+/// The sink's; [`crate::error::Kind::NoSpace`] when not even the headers fit the limit.
 pub fn save(
     core: &Vmcore,
     filtered: &mut Filtered,
-    threads: usize,
+    limit: Option<u64>,
     sink: &dyn Sink,
     report: &mut Report,
     progress: &dyn Fn(Progress),
 ) -> Result<()> {
+    let threads = report.threads;
+    let limited = Limited::new(sink, limit.unwrap_or(u64::MAX));
+    let sink: &dyn Sink = &limited;
     if filtered.level.drops_zero_pages() {
         for pages in zero_pages(core, filtered, threads)? {
             report.zero += filtered.kept.clear(pages);
@@ -67,35 +72,37 @@ pub fn save(
     let count = 1 + pieces.len() + of_image;
     let section = if count >= PN_XNUM { SHDR } else { 0 };
     let notes_at = EHDR + count as u64 * PHDR + section;
-    let mut file_end = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
-    for piece in &mut pieces {
-        piece.offset = if piece.phys.is_empty() { 0 } else { file_end };
-        file_end += piece.phys.len();
+    let data = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
+    check(limit, data)?;
+    let first = first(core, filtered);
+    let mut file_end = data;
+    for of_first in [true, false] {
+        for piece in pieces.iter_mut().filter(|piece| !piece.phys.is_empty()) {
+            if first.any(piece.phys.start() / PAGE_SIZE..piece.phys.end().div_ceil(PAGE_SIZE)) == of_first {
+                piece.offset = file_end;
+                file_end += piece.phys.len();
+            }
+        }
     }
     let mut all = aliases(core, &pieces).chain(pieces.iter().copied());
     let head = headers(&mut all, count, notes_at, note_len);
     drop(all);
     marked(&head, FLAGS as usize, sink).context(|| "write the dump's headers")?;
     copy_notes(core, &notes, notes_at, sink)?;
-    report.bytes = file_end;
-    report.unreadable = copy(core, filtered, &pieces, threads, sink, progress)?;
-    // The last bytes may be zeros that nobody wrote.
-    if let Some(last) = file_end.checked_sub(1).filter(|_| report.kept != 0) {
-        let gap = pieces.last().is_some_and(|p| !p.phys.is_empty() && !kept.get((p.phys.end() - 1) / PAGE_SIZE));
-        if gap {
-            sink.write_at(last, &[0]).context(|| "write the dump's end")?;
-        }
+    report.unreadable = copy(core, &Order::new(filtered, &first), &pieces, threads, sink, progress)?;
+    report.bytes = file_end.min(limit.unwrap_or(u64::MAX));
+    report.kept -= limited.lost() / PAGE_SIZE;
+    if let Some(limit) = limit.filter(|_| limited.lost() != 0) {
+        report.over_limit = true;
+        report.incomplete = Some(beyond(limit));
+    } else if let Some(last) = pieces.iter().find(|piece| piece.offset + piece.phys.len() == file_end)
+        && !kept.get(last.phys.end().saturating_sub(1) / PAGE_SIZE)
+    {
+        // The last bytes are zeros that nobody wrote.
+        sink.write_at(file_end - 1, &[0]).context(|| "write the dump's end")?;
     }
     sink.sync().context(|| "sync the dump")?;
-    mark(report.incomplete.is_none(), sink)
-}
-
-/// The last write: says whether it is `complete`.
-///
-/// # Errors
-/// The sink's.
-pub fn mark(complete: bool, sink: &dyn Sink) -> Result<()> {
-    end(FLAGS, [DUMP_ELF_INCOMPLETE, 0], complete, sink)
+    end(FLAGS, [DUMP_ELF_INCOMPLETE, 0], report.incomplete.is_none(), sink)
 }
 
 /// Runs of kept pages that are zero.
@@ -226,16 +233,13 @@ fn headers(pieces: &mut dyn Iterator<Item = Piece>, count: usize, notes_at: u64,
 /// Copies kept pages to their places; how many could not be read.
 fn copy(
     core: &Vmcore,
-    filtered: &Filtered,
+    order: &Order<'_>,
     pieces: &[Piece],
     threads: usize,
     sink: &dyn Sink,
     progress: &dyn Fn(Progress),
 ) -> Result<u64> {
-    let kept = &filtered.kept;
-    let first = first(core, filtered);
-    let order = Order::new(filtered, &first);
-    let (batches, total) = (Batches::new(&order), kept.count());
+    let (batches, total) = (Batches::new(order), order.filtered.kept.count());
     let (unreadable, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let work = || {

@@ -13,11 +13,11 @@ use super::compress::{Encoder, is_zero};
 use super::diskdump::Container;
 use super::filter::filter;
 use super::first::{Order, first};
-use super::room::{Limited, Part, split};
+use super::room::{Part, beyond, check, split};
 use super::workers::{self, BATCH, Batches, PAGE, Rank, lock};
 use super::{Codec, Format, Progress, Report, Request, vmemmap};
 use crate::abi::diskdump::PageDesc;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::mem::PAGE_SIZE;
 use crate::target::{Nowhere, Sink};
 use crate::vmcore::Vmcore;
@@ -64,16 +64,8 @@ pub fn save_parts(
     };
     if request.format == Format::Elf {
         report.incomplete = core.incomplete();
-        let sink = Limited::new(sinks.first().copied().unwrap_or(&Nowhere), limit);
-        let saved = super::elf::save(core, &mut filtered, threads, &sink, &mut report, progress);
-        report.over_limit = sink.reached();
-        match saved {
-            Err(e) if report.over_limit => {
-                super::elf::mark(false, &sink)?;
-                report.incomplete = Some(e.to_string());
-            }
-            saved => saved?,
-        }
+        let sink = sinks.first().copied().unwrap_or(&Nowhere);
+        super::elf::save(core, &mut filtered, limit, sink, &mut report, progress)?;
         report.write_time = start.elapsed() - report.filter_time;
         return Ok(report);
     }
@@ -85,10 +77,7 @@ pub fn save_parts(
     let mut parts = Vec::with_capacity(sinks.len());
     for (sink, part) in sinks.iter().zip(split(&filtered.kept, whole.max_mapnr(), sinks.len() as u64)) {
         let container = if sinks.len() == 1 { whole.clone() } else { whole.part(&part.pfns, part.kept) };
-        if let Some(limit) = limit.filter(|limit| *limit < container.data + PAGE_SIZE) {
-            let rule = format!("the limit is {limit} bytes, but the dump's headers alone have {}", container.data);
-            return Err(Error::new(Kind::NoSpace, rule));
-        }
+        check(limit, container.data)?;
         container.begin(core, &filtered.ram, &filtered.kept, *sink)?;
         // From here on the place has a dump that is marked, whatever happens.
         sink.sync().context(|| "sync the dump's headers")?;
@@ -114,7 +103,7 @@ pub fn save_parts(
         before.bytes += end - container.data;
         if let Some(limit) = limit.filter(|_| done < part.kept) {
             report.over_limit = true;
-            report.incomplete = Some(format!("the dump grows beyond the limit of {limit} bytes (-L)"));
+            report.incomplete = Some(beyond(limit));
             break;
         }
     }

@@ -218,7 +218,8 @@ impl Opened {
 
     /// Whether the writer was stopped before it had written which pages there are: then it has saved none.
     fn begun(&self) -> bool {
-        self.header.incomplete() && self.descriptors > self.input.size()
+        // max_mapnr is in the sub header.
+        self.header.incomplete() && (self.header.max_mapnr == 0 || self.descriptors > self.input.size())
     }
 
     /// Whether the bitmaps are there, if they must be, and cover what they should.
