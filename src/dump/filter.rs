@@ -12,12 +12,12 @@ use super::guests;
 use super::verify::{pinned, verify};
 use crate::error::{Error, Kind, Result};
 use crate::mem::bitmap::{Bitmap, CHUNK};
-use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
+use crate::mem::{PAGE_SIZE, VirtAddr};
 use crate::vmcore::image::Image;
 use crate::vmcore::p2m::{INVALID, P2m};
-use crate::vmcore::pages::{Class, PageLayout};
+use crate::vmcore::pages::{Class, PageLayout, Verdict};
 use crate::vmcore::sections::Sections;
-use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore, recover};
+use crate::vmcore::{AddressSpace, Fault, Load, PhysMem, Vmcore, recover};
 
 /// Struct pages read at a time: 256 KiB of them, which is 16 MiB of memory.
 const BATCH: u64 = 4096;
@@ -81,7 +81,11 @@ pub struct Filtered {
     /// What else is worth knowing.
     pub warnings: Vec<String>,
     /// Pages no reader can do without.
-    pub pinned: Vec<Pfn>,
+    pub pinned: Bitmap,
+    /// Pages that struct pages are in.
+    pub struct_pages: Bitmap,
+    /// Pages that [`Level::MAX`] would leave out, and those that no struct page tells of: not known to be the kernel's.
+    pub rest: Bitmap,
 }
 
 /// Decides for all of `core`; `exclude_guests` concerns a crashed Xen only.
@@ -90,7 +94,11 @@ pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize)
     if let Some(dump) = core.dump() {
         filtered.dropped.earlier = filtered.kept.keep_common(dump.present());
     }
-    decide(core, level, exclude_guests, threads, &mut filtered);
+    decide(core, level, threads, &mut filtered);
+    leave_out_again(core, &mut filtered);
+    if exclude_guests {
+        guests::exclude(core, &mut filtered);
+    }
     // A dump that is filtered again lacks what either level leaves out.
     filtered.level = Level::new(filtered.level.bits() | core.filtered_by()).unwrap_or(filtered.level);
     filtered
@@ -99,8 +107,32 @@ pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize)
 /// Every page of the machine by its class, whether the vmcore has it or not.
 pub fn classes(core: &Vmcore, threads: usize) -> Filtered {
     let mut filtered = everything(core, Level::MAX);
-    decide(core, Level::MAX, false, threads, &mut filtered);
+    decide(core, Level::MAX, threads, &mut filtered);
+    leave_out_again(core, &mut filtered);
     filtered
+}
+
+/// Of what an ELF core names without holding it, keeps what struct pages say to be the kernel's: no filter leaves that
+/// out, so these pages were zero. All else may have had any contents, and stays left out.
+fn leave_out_again(core: &Vmcore, filtered: &mut Filtered) {
+    let (held, named): (Vec<&Load>, _) = core.segments().iter().partition(|segment| segment.is_held());
+    if named.is_empty() {
+        return;
+    }
+    let mut unknown = Bitmap::new(filtered.ram.end());
+    named.into_iter().for_each(|segment| unknown.set(pfns(segment)));
+    for segment in held {
+        unknown.clear(pfns(segment));
+    }
+    unknown.keep_common(&filtered.rest);
+    for run in unknown.runs() {
+        filtered.dropped.earlier += filtered.kept.clear(run);
+    }
+}
+
+/// Page frames that any byte of `segment` is in.
+fn pfns(segment: &Load) -> Range<u64> {
+    segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE)
 }
 
 fn everything(core: &Vmcore, level: Level) -> Filtered {
@@ -110,18 +142,16 @@ fn everything(core: &Vmcore, level: Level) -> Filtered {
         None => {
             let mut ram = Bitmap::new(end_pfn);
             for segment in core.segments() {
-                ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
+                ram.set(pfns(segment));
             }
             ram
         }
     };
-    Filtered { kept: ram.clone(), ram, level, ..Filtered::default() }
+    let (struct_pages, rest) = (Bitmap::new(end_pfn), Bitmap::new(end_pfn));
+    Filtered { kept: ram.clone(), ram, level, struct_pages, rest, ..Filtered::default() }
 }
 
-fn decide(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize, filtered: &mut Filtered) {
-    if exclude_guests {
-        guests::exclude(core, filtered);
-    }
+fn decide(core: &Vmcore, level: Level, threads: usize, filtered: &mut Filtered) {
     // Level 0 and 1 need no struct pages, but some say that reading their page may stop this machine too, or that there
     // is nothing to read. What was saved once can be read.
     let needed = level.needs_struct_pages();
@@ -133,8 +163,9 @@ fn decide(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize, fil
             scan.run(core, threads, filtered);
             filtered.pinned = scan.pinned;
         }
-        Err(_) if !needed => {}
+        Err(_) if !needed => filtered.rest.set(0..filtered.ram.end()),
         Err(e) => {
+            filtered.rest.set(0..filtered.ram.end());
             filtered.level = level.without_struct_pages();
             let reached = filtered.level;
             filtered.degraded.push(format!("no page could be classified, so level {level} fell to {reached}: {e}"));
@@ -152,7 +183,7 @@ pub(super) struct Scan {
     pub(super) sections: Sections,
     pub(super) space: AddressSpace,
     level: Level,
-    pub(super) pinned: Vec<Pfn>,
+    pub(super) pinned: Bitmap,
 }
 
 /// What became of one chunk's struct pages.
@@ -163,8 +194,33 @@ enum Outcome {
     Broken(Fault),
 }
 
-/// Runs of pages to drop, in the order found.
-type Drops = Vec<(Range<u64>, Class)>;
+/// Runs of pages and what they are, in the order found.
+type Runs = Vec<(Range<u64>, Class)>;
+
+/// What the struct pages of a chunk say.
+#[derive(Default)]
+struct Found {
+    drops: Runs,
+    /// Kept, but a higher level drops them.
+    rest: Runs,
+    /// Where these struct pages are.
+    at: Vec<Range<u64>>,
+}
+
+impl Found {
+    fn clear(&mut self) {
+        self.drops.clear();
+        self.rest.clear();
+        self.at.clear();
+    }
+}
+
+fn add(runs: &mut Runs, pfns: Range<u64>, class: Class) {
+    match runs.last_mut() {
+        Some((run, c)) if *c == class && run.end == pfns.start => run.end = pfns.end,
+        _ => runs.push((pfns, class)),
+    }
+}
 
 impl Scan {
     pub(super) fn new(core: &Vmcore, level: Level) -> Result<Self> {
@@ -198,12 +254,12 @@ impl Scan {
         let broken = Mutex::new((0u64, None));
         let (read, absent) = (AtomicU64::new(0), AtomicU64::new(0));
         let chunks = self.space.p2m().map_or(filtered.ram.chunks(), |p2m| p2m.end().div_ceil(CHUNK));
-        let Filtered { kept, dropped, .. } = filtered;
-        let result = Mutex::new((kept, dropped));
+        let end = filtered.ram.end();
+        let result = Mutex::new((&mut *filtered, Bitmap::new(end)));
         let work = || {
             let reader = core.reader();
             let mut buffer = Vec::new();
-            let mut drops = Drops::new();
+            let mut found = Found::default();
             let mut frames = vec![INVALID; if self.space.p2m().is_some() { CHUNK as usize } else { 0 }];
             loop {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
@@ -220,23 +276,27 @@ impl Scan {
                 if ranges.is_empty() {
                     continue;
                 }
-                drops.clear();
-                let outcome = self.chunk(&reader, &ranges, &mut buffer, &mut drops);
+                found.clear();
+                let outcome = self.chunk(&reader, &ranges, &mut buffer, &mut found);
                 if let Some(p2m) = self.space.p2m() {
-                    drops =
-                        on_the_machine(&drops, |pfn| match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
-                            Some(frame) => Some(*frame).filter(|f| *f != INVALID),
-                            None => p2m.frame(&reader, pfn),
-                        });
+                    let frame = |pfn: u64| match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
+                        Some(frame) => Some(*frame).filter(|f| *f != INVALID),
+                        None => p2m.frame(&reader, pfn),
+                    };
+                    found.drops = on_the_machine(&found.drops, frame);
+                    found.rest = on_the_machine(&found.rest, frame);
                 }
+                let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
+                let (filtered, put_back) = &mut *result;
                 match outcome {
                     Outcome::Read => {
                         read.fetch_add(1, Ordering::Relaxed);
-                        let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
-                        for (pfns, class) in drops.drain(..) {
-                            let cleared = result.0.clear(pfns);
-                            *result.1.of(class) += cleared;
+                        for (pfns, class) in found.drops.drain(..) {
+                            self.drop(filtered, put_back, pfns, class);
                         }
+                        found.rest.drain(..).for_each(|(pfns, _)| filtered.rest.set(pfns));
+                        found.at.drain(..).for_each(|pfns| filtered.struct_pages.set(pfns));
+                        continue;
                     }
                     Outcome::Absent => {
                         absent.fetch_add(1, Ordering::Relaxed);
@@ -247,6 +307,7 @@ impl Scan {
                         broken.1.get_or_insert((chunk * CHUNK * PAGE_SIZE, fault));
                     }
                 }
+                filtered.rest.set(chunk * CHUNK..(chunk + 1) * CHUNK);
             }
         };
         std::thread::scope(|scope| {
@@ -256,6 +317,7 @@ impl Scan {
             }
             work();
         });
+        let (_, put_back) = result.into_inner().unwrap_or_else(|e| e.into_inner());
         if !self.level.needs_struct_pages() {
             return;
         }
@@ -277,18 +339,32 @@ impl Scan {
             let n = self.sections.repaired;
             filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
         }
-        verify(core, &self.space, &self.pinned, self.level.bits() & 16 != 0, filtered);
+        verify(core, &self.space, put_back.count(), self.level.bits() & 16 != 0, filtered);
+    }
+
+    /// Takes `pfns` out of what is kept, all but those that are pinned.
+    fn drop(&self, filtered: &mut Filtered, put_back: &mut Bitmap, pfns: Range<u64>, class: Class) {
+        let mut from = pfns.start;
+        let mut count = 0;
+        while let Some(pinned) = self.pinned.next(from).filter(|pinned| *pinned < pfns.end) {
+            count += filtered.kept.clear(from..pinned);
+            if filtered.kept.get(pinned) {
+                put_back.set(pinned..pinned + 1);
+            }
+            from = pinned + 1;
+        }
+        *filtered.dropped.of(class) += count + filtered.kept.clear(from..pfns.end);
     }
 
     /// Goes through the struct pages of one chunk's memory.
-    fn chunk(&self, mem: &dyn PhysMem, ranges: &[Range<u64>], buffer: &mut Vec<u8>, drops: &mut Drops) -> Outcome {
+    fn chunk(&self, mem: &dyn PhysMem, ranges: &[Range<u64>], buffer: &mut Vec<u8>, found: &mut Found) -> Outcome {
         let (mut some, mut fault) = (false, None);
         for range in ranges {
             let mut at = range.start;
             while at < range.end {
                 // Batches are aligned, so that a head and its first tail page (an even number and the next) are together.
                 let stop = range.end.min((at / BATCH + 1) * BATCH);
-                match self.batch(mem, at..stop, buffer, drops) {
+                match self.batch(mem, at..stop, buffer, found) {
                     Ok(true) => some = true,
                     Ok(false) => {}
                     Err(e) => {
@@ -311,7 +387,7 @@ impl Scan {
         mem: &dyn PhysMem,
         pfns: Range<u64>,
         buffer: &mut Vec<u8>,
-        drops: &mut Drops,
+        found: &mut Found,
     ) -> Result<bool, Fault> {
         let size = self.layout.size;
         let section = pfns.start / self.sections.pages_per_section;
@@ -332,25 +408,45 @@ impl Scan {
                 read?;
             }
         }
+        self.places(mem, va, asked as u64, &mut found.at);
         let mut at = pfns.start;
         while at < pfns.end {
             let offset = (at - pfns.start) as usize * size;
             let page = &buffer[offset..offset + size];
             let tail = buffer.get(offset + size..offset + 2 * size).unwrap_or_default();
-            let verdict = self.layout.classify(page, tail, at, self.level.bits());
-            let Some(verdict) = verdict else { break };
-            let Some(class) = verdict.class else {
-                at += 1;
+            let classify = |level: Level| self.layout.classify(page, tail, at, level.bits());
+            let Some(verdict) = classify(self.level) else { break };
+            if let Some(class) = verdict.class {
+                let end = at + (1 << verdict.order);
+                add(&mut found.drops, at..end, class);
+                at = end;
                 continue;
-            };
-            let end = at + (1 << verdict.order);
-            match drops.last_mut() {
-                Some((run, c)) if *c == class && run.end == at => run.end = end,
-                _ => drops.push((at..end, class)),
             }
-            at = end;
+            if self.level != Level::MAX
+                && let Some(Verdict { class: Some(class), order }) = classify(Level::MAX)
+            {
+                // Any of them may still be broken: the next is looked at all the same.
+                add(&mut found.rest, at..at + (1 << order), class);
+            }
+            at += 1;
         }
         Ok(true)
+    }
+
+    /// Adds the page frames that `len` bytes of struct pages from `va` on are in.
+    fn places(&self, mem: &dyn PhysMem, va: VirtAddr, len: u64, places: &mut Vec<Range<u64>>) {
+        let mut done = 0;
+        while done < len
+            && let Ok(mapped) = self.space.translate(mem, VirtAddr(va.0.wrapping_add(done)))
+        {
+            let here = mapped.len.min(len - done).max(1);
+            let pfns = mapped.phys.0 / PAGE_SIZE..(mapped.phys.0 + here).div_ceil(PAGE_SIZE);
+            match places.last_mut() {
+                Some(last) if (last.start..=last.end).contains(&pfns.start) => last.end = pfns.end.max(last.end),
+                _ => places.push(pfns),
+            }
+            done += here;
+        }
     }
 }
 
@@ -385,15 +481,10 @@ fn with_frames(chunk: u64, frames: &[u64]) -> Vec<Range<u64>> {
 }
 
 /// The same runs in machine frames; page frames without one fall out.
-fn on_the_machine(drops: &[(Range<u64>, Class)], frame: impl Fn(u64) -> Option<u64>) -> Drops {
-    let mut out = Drops::new();
-    for (pfns, class) in drops {
-        for frame in pfns.clone().filter_map(&frame) {
-            match out.last_mut() {
-                Some((run, c)) if c == class && run.end == frame => run.end += 1,
-                _ => out.push((frame..frame + 1, *class)),
-            }
-        }
+fn on_the_machine(runs: &Runs, frame: impl Fn(u64) -> Option<u64>) -> Runs {
+    let mut out = Runs::new();
+    for (pfns, class) in runs {
+        pfns.clone().filter_map(&frame).for_each(|frame| add(&mut out, frame..frame + 1, *class));
     }
     out
 }
