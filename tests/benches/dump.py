@@ -17,14 +17,14 @@ import sys
 import tempfile
 import time
 
-ours, core, runs = sys.argv[1], sys.argv[4], int(sys.argv[5])
-# Both are unpacked packages of a suite whose files are all below usr.
-tools, gcc = (os.path.join(root, "usr") for root in sys.argv[2:4])
+ours, core, runs = sys.argv[1], sys.argv[3], int(sys.argv[4])
+# Unpacked packages of a suite whose files are all below usr.
+tools = os.path.join(sys.argv[2], "usr")
 CODECS = {"none": [], "zlib": ["-c"], "lzo": ["-l"], "snappy": ["-p"], "zstd": ["-z"]}
-# Under its own C library, and with the library that a thread of it looks for when it ends.
-loader = f"{tools}/lib64/ld-linux-x86-64.so.2"
-libraries = ":".join(f"{root}/lib/x86_64-linux-gnu" for root in [tools, gcc])
-PROGRAMS = {"ours": [ours, "makedumpfile"], "makedumpfile": [loader, "--library-path", libraries, f"{tools}/bin/makedumpfile"]}
+# Under its own C library. When its threads end, they load libgcc_s; but by then it has closed descriptor 0, which is
+# not its own, and closes it again and again, under the feet of whoever has just opened a file. So it gets it early.
+loader = [f"{tools}/lib64/ld-linux-x86-64.so.2", "--library-path", f"{tools}/lib/x86_64-linux-gnu", "--preload", "libgcc_s.so.1"]
+PROGRAMS = {"ours": [ours, "makedumpfile"], "makedumpfile": [*loader, f"{tools}/bin/makedumpfile"]}
 cpus = len(os.sched_getaffinity(0))
 
 
