@@ -4,7 +4,11 @@
 #[allow(dead_code, unused_imports, reason = "each target takes what it needs of the laboratory")]
 #[path = "../lab/mod.rs"]
 mod lab;
+#[allow(dead_code, reason = "each target takes what it needs of the rig")]
+#[path = "../vm/panic.rs"]
+mod panic;
 mod parts;
+mod reboot;
 mod sparse;
 #[path = "../support/mod.rs"]
 mod support;
@@ -25,8 +29,9 @@ fn main() {
         ["sparse"] => println!("{}", sparse::vmcore().display()),
         ["codec", core, codec] => println!("{}", parts::codec(Path::new(core), codec)),
         ["read", core] => println!("{}", parts::read(Path::new(core))),
+        ["reboot", runs] => reboot::table(runs.parse().expect("a number of runs")),
         _ => {
-            eprintln!("bench: core GIB | sparse | codec CORE CODEC | read CORE");
+            eprintln!("bench: core GIB | sparse | codec CORE CODEC | read CORE | reboot RUNS");
             std::process::exit(2);
         }
     }

@@ -5,7 +5,7 @@ and, in brackets, the least and the most. Threads are asked for (--num-threads; 
 
   CPU            user and system time of the program with one thread
   size           of the dump
-  two threads    wall time with one thread, divided by wall time with two
+  two threads    wall time with one thread, divided by wall time with two: the least of each, for others' work only adds
   of the codec   CPU time of our codec alone, for the same pages, divided by the whole program's with one thread
   peak           of resident memory with two threads; the largest of all codecs
   dry run        --dry-run filters, reads and counts, and writes nothing; `reading` is one pread of every struct page
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 
-from measure import BYTES, CPU, PEAK, SECONDS, alternate, instructions, median, peer, room, run, shown
+from measure import BYTES, CPU, PEAK, SECONDS, alternate, instructions, median, peer, room, run, shown, spread
 
 ours, tools, time_program, valgrind, bench, runs = sys.argv[1:6] + [int(sys.argv[6])]
 CORES = dict(word.split("=", 1) for word in sys.argv[7:])
@@ -71,7 +71,7 @@ def full(where, core, codec, most, output):
     name = f"{where}, {codec}"
     compare(f"{name}: CPU, s", one, other, CPU, 1, 3, most)
     compare(f"{name}: size, MB", one, other, BYTES, MB, 2, 1.02)
-    gain = {who: median(got[who, 1], SECONDS) / median(got[who, 2], SECONDS) for who in built}
+    gain = {who: spread(got[who, 1], SECONDS)[0] / spread(got[who, 2], SECONDS)[0] for who in built}
     theirs = f"{gain['theirs']:.2f}" if "theirs" in gain else NOT_BUILT
     line(f"{name}: two threads", f"{gain['ours']:.2f}", theirs, "", verdict(gain["ours"] >= 1.8, "≥ 1.8"))
     efficiency = median(got["alone"]) / median(one, CPU)
