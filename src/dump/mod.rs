@@ -16,6 +16,7 @@ mod room;
 mod verify;
 mod vmemmap;
 mod workers;
+mod zstd_page;
 
 use std::fmt;
 use std::str::FromStr;
