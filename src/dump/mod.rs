@@ -10,12 +10,14 @@ mod first;
 pub mod guests;
 pub mod info;
 pub mod join;
+mod padded;
 pub mod pipeline;
 pub mod raw;
 mod room;
 mod verify;
 mod vmemmap;
 mod workers;
+mod zstd_page;
 
 use std::fmt;
 use std::str::FromStr;
