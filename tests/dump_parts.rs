@@ -340,6 +340,35 @@ fn case_24_parts_have_the_same_headers_and_become_one_dump_again() {
     assert!(!exists(&case.0.path("new-incomplete")), "{}: no part is left", said(&refused));
 }
 
+/// Where a dump says that it was erased from: offset and size of the text, by the sub header's numbers.
+fn erased(dump: &[u8]) -> &[u8] {
+    let word = |at: usize| u64::from_le_bytes(dump[4096 + at..4096 + at + 8].try_into().expect("8 bytes")) as usize;
+    &dump[word(64)..][..word(72)]
+}
+
+#[test]
+fn case_24_what_was_erased_is_told_by_one_part_and_by_the_dump_of_all() {
+    const TEXT: &[u8] = b"erase saved_command_line size 16\n";
+    let case = Case::new();
+    let names = ["one", "two", "three"];
+    for telling in names {
+        case.run("kdump-save -f -z -d 31 --split core one two three", 0);
+        let mut part = case.bytes(telling);
+        let end = part.len() as u64;
+        part.extend(TEXT);
+        part[4096 + 64..4096 + 72].copy_from_slice(&end.to_le_bytes());
+        part[4096 + 72..4096 + 80].copy_from_slice(&(TEXT.len() as u64).to_le_bytes());
+        std::fs::write(case.0.path(telling), part).expect("written");
+        case.run("kdump-save -f --reassemble one two three joined", 0);
+        assert_eq!(erased(&case.bytes("joined")), TEXT, "told by part {telling}");
+        case.check(&Kdump::open(&case.0.path("joined")), 31, "with a text behind its pages");
+        let info = case.run("kdump-save info joined", 0);
+        assert!(String::from_utf8_lossy(&info.stdout).contains("erased: yes\n"));
+        let info = case.run("kdump-save info one two three", 0);
+        assert!(String::from_utf8_lossy(&info.stdout).contains("erased: yes\n"), "of the parts together");
+    }
+}
+
 #[test]
 fn case_24_a_part_that_was_not_finished_makes_a_dump_that_says_so() {
     let case = Case::new();

@@ -45,7 +45,7 @@ struct Piece {
 }
 
 /// Writes the pages that `filtered` keeps, less zero pages if the level drops them. What would lie behind `limit` is left
-/// out; what is worth most lies in front.
+/// out; segments with what is worth most lie in front.
 ///
 /// # Errors
 /// The sink's; [`crate::error::Kind::NoSpace`] when not even the headers fit the limit.

@@ -31,7 +31,7 @@ pub fn join(dump: &Kdump, sink: &dyn Sink) -> Result<Option<String>> {
         return Err(Error::new(Kind::Missing, rule).with_hint("name all parts"));
     }
     let data = dump.files().iter().fold(first.descriptors, |at, part| at + part.count * SIZE);
-    headers(dump, first, data, sink)?;
+    headers(dump, first, erased(dump, data), sink)?;
     let (mut descriptors, mut at, mut lost) = (first.descriptors, data, 0);
     for part in dump.files() {
         let from = part.descriptors + part.count * SIZE;
@@ -50,8 +50,21 @@ pub fn join(dump: &Kdump, sink: &dyn Sink) -> Result<Option<String>> {
     done.context(|| "mark the dump complete").map(|()| None)
 }
 
+/// Where the text of what was erased will lie, and its length: it is behind the pages of one part, and moves with them.
+fn erased(dump: &Kdump, data: u64) -> Option<(u64, u64)> {
+    let mut at = data;
+    for part in dump.files() {
+        let from = part.descriptors + part.count * SIZE;
+        if let Some(text) = part.eraseinfo.filter(|text| text.start() >= from && text.end() <= part.input.size()) {
+            return Some((text.start() - from + at, text.len()));
+        }
+        at += part.input.size().saturating_sub(from);
+    }
+    None
+}
+
 /// Writes all in front of the descriptors, which is the same in all parts, without a part's borders.
-fn headers(dump: &Kdump, first: &Part, data: u64, sink: &dyn Sink) -> Result<()> {
+fn headers(dump: &Kdump, first: &Part, erased: Option<(u64, u64)>, sink: &dyn Sink) -> Result<()> {
     let mut block = [0u8; 2 * PAGE_SIZE as usize];
     read_full(first.input.as_ref(), 0, &mut block).context(|| "read the first part's headers")?;
     let status = dump.header.status | DUMP_DH_COMPRESSED_INCOMPLETE;
@@ -67,9 +80,11 @@ fn headers(dump: &Kdump, first: &Part, data: u64, sink: &dyn Sink) -> Result<()>
             sub.start_pfn_64.set(0);
             sub.end_pfn_64.set(0);
         }
-        let from = first.descriptors + first.count * SIZE;
-        if dump.header.eraseinfo.is_some_and(|info| info.start() >= from) {
-            sub.offset_eraseinfo.set(sub.offset_eraseinfo.get().wrapping_add(data.wrapping_sub(from)));
+        // Versions before 5 have something else in its place.
+        if dump.header.version >= 5 {
+            let (offset, size) = erased.unwrap_or_default();
+            sub.offset_eraseinfo.set(offset);
+            sub.size_eraseinfo.set(size);
         }
     }
     let len = block.len().min(first.descriptors as usize);

@@ -63,7 +63,7 @@ pub struct Header {
     pub notes: Option<Range>,
     /// VMCOREINFO's text, a range of the file.
     pub vmcoreinfo: Option<Range>,
-    /// What was erased, a range of the file.
+    /// What was erased, a range of the file, or of that part which says it.
     pub eraseinfo: Option<Range>,
 }
 
@@ -104,6 +104,8 @@ pub struct Part {
     pub descriptors: u64,
     /// How many descriptors it has.
     pub count: u64,
+    /// What was erased, a range of this file: makedumpfile says it in the last one only.
+    pub eraseinfo: Option<Range>,
     /// Pages in the second bitmap in front of `pfns`.
     first: u64,
 }
@@ -359,8 +361,9 @@ impl Kdump {
             self.header.status |= file.header.status;
             let first = self.rank(file.pfns.start);
             let count = self.rank(file.pfns.end).saturating_sub(first);
-            let (input, descriptors) = (file.input, file.descriptors);
-            self.parts.push(Part { input, pfns: file.pfns, descriptors, count, first });
+            let (input, descriptors, eraseinfo) = (file.input, file.descriptors, file.header.eraseinfo);
+            self.header.eraseinfo = self.header.eraseinfo.or(eraseinfo);
+            self.parts.push(Part { input, pfns: file.pfns, descriptors, count, eraseinfo, first });
         }
         if done < self.header.max_mapnr {
             self.gaps.push(done..self.header.max_mapnr);

@@ -21,6 +21,7 @@ mod purgatory;
 mod relay;
 mod rig;
 mod synthetic;
+mod usage;
 #[allow(dead_code, reason = "shared with the target full")]
 mod xen;
 #[allow(dead_code, reason = "shared with the target full")]
