@@ -18,8 +18,8 @@ const END: u64 = 16 << 40;
 /// Where the three kinds of struct pages are.
 const KINDS: u64 = 256 << 20;
 const KIND_SIZE: u64 = 2 << 20;
-/// As much memory is in one PT_LOAD; all of them share a hole, for no file may be as large as all.
-const PIECE: u64 = 1 << 40;
+/// As much memory is in one PT_LOAD; all of them share a hole that this machine can keep in memory.
+const PIECE: u64 = 4 << 30;
 
 /// Orders of the free blocks in a section: all of the largest, none, and what is left of 64 pages behind their first.
 const LARGEST: u64 = 10;
@@ -101,10 +101,10 @@ fn write(path: &std::path::Path) {
             memsz: end - start,
         },
     ));
-    let mut head = ehdr(64, headers.len() as u16);
-    head.extend(headers.iter().flat_map(Phdr::bytes));
-    assert!(head.len() as u64 <= PAGE, "the headers fit before the notes");
+    // More headers than there is room for in front.
+    let table = hole + PIECE;
     let file = File::options().write(true).open(path).expect("open the new core");
-    file.write_all_at(&head, 0).expect("write the headers");
-    file.set_len(hole + PIECE).expect("make the hole");
+    file.write_all_at(&ehdr(table, headers.len() as u16), 0).expect("write the header");
+    let bytes: Vec<u8> = headers.iter().flat_map(Phdr::bytes).collect();
+    file.write_all_at(&bytes, table).expect("write the program headers");
 }
