@@ -14,6 +14,11 @@ use crate::sys::Mapping;
 /// Bytes mapped at a time. The kernel remaps page by page below, so that larger windows gain little.
 const WINDOW: u64 = 4 << 20;
 
+/// Pages that a reader holds because single words of them were asked for: the tables that one walk goes through, twice.
+const HELD: usize = 16;
+/// Reads up to this long are single words and small structures.
+const SMALL: usize = 64;
+
 /// The segment that holds `at`. `segments` is ascending and disjoint.
 pub fn find(segments: &[Load], at: u64) -> Option<&Load> {
     let i = segments.partition_point(|s| s.phys.end() <= at);
@@ -27,11 +32,19 @@ struct Window {
     start: Option<u64>,
 }
 
+/// Pages of which words were read, by address; the oldest makes room.
+#[derive(Default)]
+struct Held {
+    pages: Vec<(u64, Box<[u8; index(PAGE_SIZE)]>)>,
+    next: usize,
+}
+
 /// See the module. Not shared between threads: the window is its own.
 pub struct Reader<'a> {
     input: &'a dyn Input,
     segments: &'a [Load],
     window: RefCell<Window>,
+    held: RefCell<Held>,
 }
 
 /// What became of a page that was asked for.
@@ -45,7 +58,7 @@ pub enum PageRead {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(input: &'a dyn Input, segments: &'a [Load]) -> Self {
-        Self { input, segments, window: RefCell::default() }
+        Self { input, segments, window: RefCell::default(), held: RefCell::default() }
     }
 
     /// Fills `buf` from `offset` of the file.
@@ -81,6 +94,42 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Fills `buf` from a page that is held, or is now. `false` where that can't be: take it the usual way.
+    ///
+    /// Page tables are read a word at a time, over and over, between long reads of what they lead to: the window stays
+    /// with those.
+    fn read_held(&self, at: u64, buf: &mut [u8]) -> bool {
+        let skip = at & PAGE_SIZE.wrapping_sub(1);
+        let (page, from) = (at.wrapping_sub(skip), index(skip));
+        let wanted = from..from.saturating_add(buf.len());
+        let mut held = self.held.borrow_mut();
+        if let Some(bytes) =
+            held.pages.iter().find(|(at, _)| *at == page).and_then(|(_, bytes)| bytes.get(wanted.clone()))
+        {
+            buf.copy_from_slice(bytes);
+            return true;
+        }
+        let whole = find(self.segments, page).filter(|s| s.phys.end().saturating_sub(page) >= PAGE_SIZE);
+        let Some(segment) = whole.filter(|_| wanted.end <= index(PAGE_SIZE)) else { return false };
+        let Held { pages, next } = &mut *held;
+        if pages.len() < HELD {
+            pages.push((u64::MAX, Box::new([0; index(PAGE_SIZE)])));
+        }
+        let Some((address, bytes)) = pages.get_mut(*next) else { return false };
+        let offset = segment.offset.saturating_add(page.wrapping_sub(segment.phys.start()));
+        // A page that can't be read whole is not held; the caller's few bytes of it may still be there.
+        *address = u64::MAX;
+        if !read_full(self.input, offset, bytes.as_mut_slice()).is_ok_and(|n| n == bytes.len()) {
+            return false;
+        }
+        *address = page;
+        *next = next.wrapping_add(1) % HELD;
+        bytes.get(wanted).is_some_and(|bytes| {
+            buf.copy_from_slice(bytes);
+            true
+        })
+    }
+
     /// Fills `buf` with whole pages from the page-aligned `at`, all inside one segment, in one read. `false` if that
     /// can't be done; take the pages one by one then.
     pub fn read_run(&self, at: PhysAddr, buf: &mut [u8]) -> bool {
@@ -112,6 +161,9 @@ impl<'a> Reader<'a> {
 
 impl PhysMem for Reader<'_> {
     fn read(&self, at: PhysAddr, buf: &mut [u8]) -> Result<(), Fault> {
+        if buf.len() <= SMALL && self.read_held(at.0, buf) {
+            return Ok(());
+        }
         let (mut pos, mut rest) = (at.0, buf);
         // A read may cross from one segment into an adjacent one: each turn takes what one segment holds.
         while !rest.is_empty() {
