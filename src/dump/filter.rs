@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Level;
 use super::guests;
+use super::structs::{Drops, Outcome, Structs};
 use super::verify::{pinned, verify};
+use super::workers::lock;
 use crate::error::{Error, Kind, Result};
-use crate::mem::bitmap::{Bitmap, CHUNK};
-use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
-use crate::vmcore::image::Image;
+use crate::mem::bitmap::{self, Bitmap, CHUNK};
+use crate::mem::{PAGE_SIZE, Pfn};
 use crate::vmcore::p2m::{INVALID, P2m};
 use crate::vmcore::pages::{Class, PageLayout};
 use crate::vmcore::sections::Sections;
-use crate::vmcore::{AddressSpace, Fault, PhysMem, Vmcore, recover};
+use crate::vmcore::{AddressSpace, Vmcore, recover};
 
-/// Struct pages read at a time: 256 KiB of them, which is 16 MiB of memory.
-const BATCH: u64 = 4096;
+/// Runs that are taken out of the kept pages one by one; more of them in one go.
+const FEW_RUNS: usize = 8;
 
 /// Pages left out, by why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,13 @@ impl Dropped {
             Class::Hwpoison => &mut self.hwpoison,
             Class::Offline => &mut self.offline,
             Class::Guest => &mut self.guests,
+        }
+    }
+
+    /// Adds the classes of `other`.
+    fn add(&mut self, other: &mut Dropped) {
+        for class in Class::ALL {
+            *self.of(class) += *other.of(class);
         }
     }
 
@@ -145,26 +153,15 @@ fn decide(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize, fil
 /// What it takes to classify pages.
 pub(super) struct Scan {
     /// Whether struct pages may be missing because they describe nothing that is there.
-    gaps: bool,
+    pub(super) gaps: bool,
     /// What VMCOREINFO had to be told, if anything.
     supplemented: Option<String>,
     pub(super) layout: PageLayout,
     pub(super) sections: Sections,
     pub(super) space: AddressSpace,
-    level: Level,
+    pub(super) level: Level,
     pub(super) pinned: Vec<Pfn>,
 }
-
-/// What became of one chunk's struct pages.
-enum Outcome {
-    Read,
-    /// None is there: memory the kernel did not manage.
-    Absent,
-    Broken(Fault),
-}
-
-/// Runs of pages to drop, in the order found.
-type Drops = Vec<(Range<u64>, Class)>;
 
 impl Scan {
     pub(super) fn new(core: &Vmcore, level: Level) -> Result<Self> {
@@ -202,8 +199,7 @@ impl Scan {
         let result = Mutex::new((kept, dropped));
         let work = || {
             let reader = core.reader();
-            let mut buffer = Vec::new();
-            let mut drops = Drops::new();
+            let mut structs = Structs::new(self, &reader);
             let mut frames = vec![INVALID; if self.space.p2m().is_some() { CHUNK as usize } else { 0 }];
             loop {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
@@ -220,23 +216,19 @@ impl Scan {
                 if ranges.is_empty() {
                     continue;
                 }
-                drops.clear();
-                let outcome = self.chunk(&reader, &ranges, &mut buffer, &mut drops);
+                let outcome = structs.chunk(&ranges);
                 if let Some(p2m) = self.space.p2m() {
-                    drops =
-                        on_the_machine(&drops, |pfn| match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
+                    structs.drops = on_the_machine(&structs.drops, |pfn| {
+                        match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
                             Some(frame) => Some(*frame).filter(|f| *f != INVALID),
                             None => p2m.frame(&reader, pfn),
-                        });
+                        }
+                    });
                 }
                 match outcome {
                     Outcome::Read => {
                         read.fetch_add(1, Ordering::Relaxed);
-                        let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
-                        for (pfns, class) in drops.drain(..) {
-                            let cleared = result.0.clear(pfns);
-                            *result.1.of(class) += cleared;
-                        }
+                        take_out(&result, chunk, &structs.drops);
                     }
                     Outcome::Absent => {
                         absent.fetch_add(1, Ordering::Relaxed);
@@ -279,78 +271,43 @@ impl Scan {
         }
         verify(core, &self.space, &self.pinned, self.level.bits() & 16 != 0, filtered);
     }
+}
 
-    /// Goes through the struct pages of one chunk's memory.
-    fn chunk(&self, mem: &dyn PhysMem, ranges: &[Range<u64>], buffer: &mut Vec<u8>, drops: &mut Drops) -> Outcome {
-        let (mut some, mut fault) = (false, None);
-        for range in ranges {
-            let mut at = range.start;
-            while at < range.end {
-                // Batches are aligned, so that a head and its first tail page (an even number and the next) are together.
-                let stop = range.end.min((at / BATCH + 1) * BATCH);
-                match self.batch(mem, at..stop, buffer, drops) {
-                    Ok(true) => some = true,
-                    Ok(false) => {}
-                    Err(e) => {
-                        fault.get_or_insert(e);
-                    }
-                }
-                at = stop;
-            }
+/// The pages that are kept, and the count of those that are not, while several threads work on both.
+type Shared<'a> = Mutex<(&'a mut Bitmap, &'a mut Dropped)>;
+
+/// Takes the runs found in `chunk` out of the kept pages.
+fn take_out(shared: &Shared<'_>, chunk: u64, drops: &Drops) {
+    let one_by_one = |kept: &mut Bitmap, dropped: &mut Dropped, drops: &Drops| {
+        for (pfns, class) in drops {
+            *dropped.of(*class) += kept.clear(pfns.clone());
         }
-        match fault {
-            None => Outcome::Read,
-            Some(Fault::NotMapped(_)) if !some && self.sections.presumed() => Outcome::Absent,
-            Some(fault) => Outcome::Broken(fault),
-        }
+    };
+    if drops.len() <= FEW_RUNS {
+        let (kept, dropped) = &mut *lock(shared);
+        return one_by_one(kept, dropped, drops);
     }
-
-    /// Classifies `pfns`. `false` if the section has no struct pages.
-    fn batch(
-        &self,
-        mem: &dyn PhysMem,
-        pfns: Range<u64>,
-        buffer: &mut Vec<u8>,
-        drops: &mut Drops,
-    ) -> Result<bool, Fault> {
-        let size = self.layout.size;
-        let section = pfns.start / self.sections.pages_per_section;
-        let Some(base) = self.sections.struct_pages(&self.space, mem, section, size) else { return Ok(false) };
-        let within = pfns.start - section * self.sections.pages_per_section;
-        // One struct more than asked for, where the run ends on a head: its order is in the first tail page.
-        let count = (pfns.end - pfns.start).next_multiple_of(2) as usize;
-        buffer.resize(count * size, 0);
-        let va = VirtAddr(base.wrapping_add(within * size as u64));
-        let asked = (pfns.end - pfns.start) as usize * size;
-        if self.space.read(mem, va, buffer).is_err() {
-            buffer.truncate(asked);
-            let read = self.space.read(mem, va, buffer);
-            if self.gaps {
-                // What was left out describes pages that were left out: there is nothing to decide about them.
-                Image { space: &self.space, mem }.fill(va.0, buffer);
-            } else {
-                read?;
-            }
+    // Memory in use by many is in short runs: they are counted without the lock, on a copy of the chunk.
+    let before = lock(shared).0.words(chunk);
+    let (mut after, mut counted, mut outside) = (before, Dropped::default(), Drops::new());
+    let (first, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+    for (pfns, class) in drops {
+        let inside = pfns.start.max(first)..pfns.end.min(end);
+        if inside.start < inside.end {
+            let bits = (inside.start - first) as usize..(inside.end - first) as usize;
+            *counted.of(*class) += bitmap::clear_bits(&mut after, bits);
         }
-        let mut at = pfns.start;
-        while at < pfns.end {
-            let offset = (at - pfns.start) as usize * size;
-            let page = &buffer[offset..offset + size];
-            let tail = buffer.get(offset + size..offset + 2 * size).unwrap_or_default();
-            let verdict = self.layout.classify(page, tail, at, self.level.bits());
-            let Some(verdict) = verdict else { break };
-            let Some(class) = verdict.class else {
-                at += 1;
-                continue;
-            };
-            let end = at + (1 << verdict.order);
-            match drops.last_mut() {
-                Some((run, c)) if *c == class && run.end == at => run.end = end,
-                _ => drops.push((at..end, class)),
-            }
-            at = end;
-        }
-        Ok(true)
+        let others = [pfns.start..pfns.end.min(first), pfns.start.max(end)..pfns.end];
+        outside.extend(others.into_iter().filter(|r| r.start < r.end).map(|r| (r, *class)));
+    }
+    let (kept, dropped) = &mut *lock(shared);
+    if kept.words(chunk) == before {
+        kept.put(chunk, &after);
+        dropped.add(&mut counted);
+        one_by_one(kept, dropped, &outside);
+    } else {
+        // A run that began in another chunk reached into this one meanwhile.
+        one_by_one(kept, dropped, drops);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod join;
 pub mod pipeline;
 pub mod raw;
 mod room;
+mod structs;
 mod verify;
 mod vmemmap;
 mod workers;

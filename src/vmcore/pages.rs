@@ -26,6 +26,12 @@ pub enum Class {
     Guest,
 }
 
+impl Class {
+    /// Every one.
+    pub const ALL: [Class; 7] =
+        [Class::Free, Class::Cache, Class::CachePrivate, Class::User, Class::Hwpoison, Class::Offline, Class::Guest];
+}
+
 /// What the head of some pages says: `1 << order` of them are of `class`; `None` is "keep".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
