@@ -195,3 +195,23 @@ fn case_13_a_broken_page_inside_a_huge_one_is_not_read_either() {
         }
     }
 }
+
+#[test]
+fn a_stored_page_at_the_zero_pages_distance_is_not_taken_for_it() {
+    let kernel = Kernel::new(V6_1, 4);
+    let mut core = kernel.core();
+    // As many pages as fill blocks with their descriptors: page data then begins at a multiple of a page's size, and
+    // pages that are stored as they are lie at such distances from the first of a write.
+    let load = core.loads.last_mut().expect("memory");
+    load.1 -= 254 * PAGE;
+    let end = load.1 / PAGE;
+    let vmcore = Vmcore::from_input(Box::new(bytes(&core))).expect("a vmcore");
+    for threads in [1, 2, 3, 8] {
+        let sink = Memory::default();
+        let level = Level::new(1).expect("a level");
+        let request = Request { level, codec: Codec::None, threads, ..Request::default() };
+        let report = dump::save(&vmcore, &request, &sink, &|_| {}).expect("saved");
+        assert_eq!((report.kept + report.zero) % 512, 0, "{report:?}");
+        check(&sink.into_dump(), &kernel, &format!("{threads} threads"), |pfn| pfn < end && by_level(&kernel, 1)(pfn));
+    }
+}
