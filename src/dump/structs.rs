@@ -118,9 +118,8 @@ impl<'a> Structs<'a> {
         let mut at = pfns.start;
         while at < pfns.end {
             let offset = (at - pfns.start) as usize * size;
-            let page = &self.buffer[offset..offset + size];
-            let tail = self.buffer.get(offset + size..offset + 2 * size).unwrap_or_default();
-            let Some(verdict) = layout.classify(page, tail, at, level.bits()) else { break };
+            let structs = self.buffer.get(offset..).unwrap_or_default();
+            let Some(verdict) = layout.classify(structs, at, level.bits()) else { break };
             let Some(class) = verdict.class else {
                 at += 1;
                 continue;
