@@ -23,7 +23,7 @@ use crate::target::{Nowhere, Sink};
 use crate::vmcore::{Reader, Vmcore};
 
 /// Bytes worth a write: file systems take few long ones faster, and from several workers without a queue.
-const WRITE: usize = 512 << 10;
+const WRITE: usize = 256 << 10;
 /// Pages that wait for a write at most: many are small, zero pages take none of it.
 const MANY: usize = 1024;
 

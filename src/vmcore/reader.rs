@@ -209,3 +209,84 @@ impl PhysMem for Noting<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Pages that say where they are; one byte of them can't be read. Counts reads.
+    struct Counting {
+        pages: u64,
+        bad: u64,
+        reads: AtomicU64,
+    }
+
+    impl Input for Counting {
+        fn size(&self) -> u64 {
+            self.pages * PAGE_SIZE
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let end = self.size().min(offset + wide(buf.len()));
+            if (offset..end).contains(&self.bad) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            let bytes: Vec<u8> = (offset..end).map(|at| (at / 8 * 8).to_le_bytes()[index(at % 8)]).collect();
+            buf[..bytes.len()].copy_from_slice(&bytes);
+            Ok(bytes.len())
+        }
+    }
+
+    fn word(reader: &Reader<'_>, at: u64) -> Result<u64, Fault> {
+        let mut bytes = [0; 8];
+        reader.read(PhysAddr(at), &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn load(start: u64, end: u64) -> Load {
+        Load { vaddr: 0, phys: Range::new(start, end).expect("a range"), offset: start }
+    }
+
+    #[test]
+    fn words_of_as_many_pages_as_are_held_are_read_once() {
+        let input = Counting { pages: 64, bad: u64::MAX, reads: AtomicU64::new(0) };
+        let segments = [load(0, 64 * PAGE_SIZE)];
+        let reader = Reader::new(&input, &segments);
+        for _ in 0..3 {
+            for at in (0..wide(HELD) * PAGE_SIZE).step_by(520) {
+                assert_eq!(word(&reader, at), Ok(at));
+            }
+        }
+        assert_eq!(input.reads.load(Ordering::Relaxed), wide(HELD));
+        for at in (0..64 * PAGE_SIZE).step_by(520).chain([PAGE_SIZE - 8, PAGE_SIZE]) {
+            assert_eq!(word(&reader, at), Ok(at), "more pages than are held");
+        }
+    }
+
+    #[test]
+    fn words_beside_what_cannot_be_read_and_at_a_segments_ends_are_read_as_ever() {
+        let input = Counting { pages: 4, bad: PAGE_SIZE + 2048, reads: AtomicU64::new(0) };
+        // A fragment, and a page whose halves are in two segments.
+        let cut = 3 * PAGE_SIZE + 1024;
+        let segments = [load(512, cut), load(cut, 4 * PAGE_SIZE - 512)];
+        let reader = Reader::new(&input, &segments);
+        for _ in 0..2 {
+            assert!(matches!(word(&reader, PAGE_SIZE + 2048), Err(Fault::Io(5))));
+            for at in
+                [512, PAGE_SIZE - 8, PAGE_SIZE, PAGE_SIZE + 2056, 2 * PAGE_SIZE, cut - 8, cut, 4 * PAGE_SIZE - 520]
+            {
+                assert_eq!(word(&reader, at), Ok(at));
+            }
+            for at in [0, 504, 4 * PAGE_SIZE - 512, u64::MAX - 7] {
+                assert!(matches!(word(&reader, at), Err(Fault::NotThere(_))), "{at:#x}");
+            }
+            let mut across = [0; 16];
+            reader.read(PhysAddr(2 * PAGE_SIZE - 8), &mut across).expect("both pages");
+            let words = across.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+            assert!(words.eq([2 * PAGE_SIZE - 8, 2 * PAGE_SIZE]));
+        }
+    }
+}
