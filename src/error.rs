@@ -31,6 +31,8 @@ pub enum Kind {
     NotLoaded,
     /// A deadline passed.
     Timeout,
+    /// A process died of a signal.
+    Killed,
     /// Two files are of different kernels.
     WrongRelease,
     /// A system call failed for another reason.

@@ -8,7 +8,7 @@ mod kmsg;
 mod supervise;
 mod watchdog;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use crate::capture::actions::{self, Action};
+use crate::capture::again::{Again, Attempts};
 use crate::capture::config::Config;
 use crate::capture::progress::{Message, Patience};
 use crate::capture::run;
@@ -139,26 +140,56 @@ fn capture(config: &Config) -> Result<()> {
     let mut directory = None;
     let target =
         Stage { name: "target", patience: Patience::Total(config.device_timeout + MOUNT_TIME), arguments: &[] };
-    let result = supervise(&target, |_| {}).and_then(|()| {
-        let save = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &[] };
-        let saved = supervise(&save, |message| match message {
-            Message::Directory(path) => directory = Some(path.clone()),
+    let result = supervise(&target, &mut |_| {}).and_then(|()| {
+        let mut attempts = Attempts::default();
+        let saved = save(config, &mut attempts);
+        directory = attempts.directory;
+        finish(directory.as_deref(), saved.as_ref().err());
+        saved
+    });
+    if result.is_err() && directory.is_none() {
+        let stage = Stage { name: "last-words", patience: Patience::Total(Duration::from_secs(20)), arguments: &[] };
+        if let Err(e) = supervise(&stage, &mut |_| {}) {
+            log::error!("{e}");
+        }
+    }
+    result
+}
+
+/// Saves; where the saver dies of a signal, another goes on with a wider rung.
+fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
+    let mut again: Option<Again> = None;
+    loop {
+        let rung = again.as_ref().map(|again| again.rung.to_string());
+        let told = again.as_ref().map(|again| {
+            let directory = again.directory.as_ref().and_then(|d| d.to_str());
+            [("--rung", rung.as_deref()), ("--failure", Some(again.reason.as_str())), ("--directory", directory)]
+        });
+        let arguments: Vec<&str> = options(told.as_ref().map_or(&[], |told| told.as_slice()));
+        let stage = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &arguments };
+        let saved = supervise(&stage, &mut |message| match message {
+            Message::Directory(path) => attempts.directory = Some(path.clone()),
+            Message::Rung(rung) => attempts.reached = Some(*rung),
             Message::Done(done, total) => {
                 let percent = u128::from(*done) * 100 / u128::from((*total).max(1));
                 log::info!("{percent} % saved");
             }
             Message::Failed(_) => {}
         });
-        finish(directory.as_deref(), saved.as_ref().err());
-        saved
-    });
-    if result.is_err() && directory.is_none() {
-        let stage = Stage { name: "last-words", patience: Patience::Total(Duration::from_secs(20)), arguments: &[] };
-        if let Err(e) = supervise(&stage, |_| {}) {
-            log::error!("{e}");
+        let killed = saved.as_ref().err().filter(|e| e.kind() == Kind::Killed).map(Error::to_string);
+        match killed.and_then(|reason| Some((attempts.next(config, reason.clone())?, reason))) {
+            Some((next, reason)) => {
+                log::error!("{reason}; the saver begins again, with rung {}", next.rung);
+                again = Some(next);
+            }
+            None => return saved,
         }
     }
-    result
+}
+
+/// Options that have a value.
+fn options<'a>(all: &[(&'a str, Option<&'a str>)]) -> Vec<&'a str> {
+    all.iter().filter_map(|(option, value)| Some([*option, (*value)?])).flatten().collect()
 }
 
 /// What mounting may take beyond the wait for the device: a journal to replay on a slow disk.
@@ -167,10 +198,9 @@ const MOUNT_TIME: Duration = Duration::from_secs(60);
 /// Leaves the reason in the target and unmounts it; both may hang on a dead disk, so a child does it.
 fn finish(directory: Option<&str>, failure: Option<&Error>) {
     let failure = failure.map(|e| e.to_string());
-    let arguments = [("--directory", directory), ("--failure", failure.as_deref())];
-    let arguments: Vec<&str> = arguments.iter().filter_map(|(o, v)| Some([*o, (*v)?])).flatten().collect();
+    let arguments = options(&[("--directory", directory), ("--failure", failure.as_deref())]);
     let stage = Stage { name: "finish", patience: Patience::Total(FINISH_TIME), arguments: &arguments };
-    if let Err(e) = supervise(&stage, |_| {}) {
+    if let Err(e) = supervise(&stage, &mut |_| {}) {
         log::error!("{e}");
     }
 }
@@ -179,7 +209,7 @@ fn finish(directory: Option<&str>, failure: Option<&Error>) {
 const FINISH_TIME: Duration = Duration::from_secs(30);
 
 /// Runs one stage; only a child of PID 1 of a crash kernel may.
-pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>) -> ExitCode {
+pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>, rung: Option<usize>) -> ExitCode {
     let parent = rustix::process::getppid();
     if !parent.is_some_and(|p| p.is_init()) || !Path::new(run::VMCORE).exists() {
         eprintln!("init: --stage is for init itself, in a crash kernel; nothing was done");
@@ -192,7 +222,14 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>) -> Exit
     kmsg::set_debug(config.debug);
     let result = match name {
         "target" => run::reach_target(&config).map(|()| 0),
-        "save" => run::save(&config),
+        "save" => {
+            let again = rung.map(|rung| Again {
+                directory: directory.map(PathBuf::from),
+                rung,
+                reason: failure.unwrap_or_default().to_owned(),
+            });
+            run::save(&config, again.as_ref())
+        }
         "finish" => run::close(&config, directory.map(Path::new), failure).map(|()| 0),
         "last-words" => run::last_words(20).map(|()| 0),
         _ => Err(Error::new(Kind::Usage, format!("there is no stage '{name}'"))),
@@ -256,6 +293,6 @@ mod tests {
     fn outside_a_crash_kernel_nothing_is_done() {
         let refused = ExitCode::from(Kind::Usage.save_code());
         assert_eq!(format!("{:?}", main()), format!("{refused:?}"));
-        assert_eq!(format!("{:?}", stage("finish", None, None)), format!("{refused:?}"));
+        assert_eq!(format!("{:?}", stage("finish", None, None, None)), format!("{refused:?}"));
     }
 }

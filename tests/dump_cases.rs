@@ -108,6 +108,9 @@ fn pages_no_reader_can_do_without_are_put_back() {
     let pinned = |pfn: u64| pfn == RAM[0].0 / PAGE + 256 || (stack..stack + 4).contains(&pfn);
     check(&dump, &kernel, "pinned", |pfn| pinned(pfn) || by_level(&kernel, 31)(pfn));
     assert!(report.warnings.iter().any(|w| w.starts_with("5 page(s) of the kernel's own tables and stacks")));
+    // They are kept, so they are not counted as left out.
+    assert_eq!(report.dropped.free, free(&kernel) - 5);
+    assert_eq!(report.kept + report.zero + report.dropped.total(), report.pages);
 }
 
 #[test]

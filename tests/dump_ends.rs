@@ -53,11 +53,8 @@ fn case_20_a_saver_killed_at_100_random_moments_leaves_a_dump_marked_incomplete(
             let marked = data[424] & INCOMPLETE as u8 != 0;
             let (kept, found) = pages(data);
             assert!(marked || found == kept, "round {round}: {found} of {kept} pages, not marked");
-            match Vmcore::open(&working) {
-                Ok(opened) => assert_eq!(opened.incomplete().is_some(), marked, "round {round}"),
-                // Killed before its bitmaps were written, it has not one page.
-                Err(e) => assert!(marked && found == 0, "round {round}: {e}"),
-            }
+            let opened = Vmcore::open(&working).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            assert_eq!(opened.incomplete().is_some(), marked, "round {round}");
         } else if dump.exists() {
             assert_eq!(Kdump::open(&dump).status & INCOMPLETE, 0, "round {round}");
             std::fs::remove_file(&dump).expect("removed");
@@ -66,6 +63,56 @@ fn case_20_a_saver_killed_at_100_random_moments_leaves_a_dump_marked_incomplete(
         let _ = std::fs::remove_file(&working);
     }
     assert!(cut != 0, "all were over, or not begun, when they were killed");
+}
+
+/// Whatever of a marked dump is there, it opens, `info` says what it is, and a copy of it says so too.
+#[test]
+fn case_20_a_dump_that_ends_before_its_first_page_says_that_nothing_was_saved() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [core, dump, cut, copy] = ["core", "dump", "cut", "copy"].map(|name| dir.path().join(name));
+    Kernel::new(V6_12, 4).core().save(&core);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
+        let out = command.current_dir(dir.path()).arg("kdump-save").args(args).output().expect("run");
+        let said = [out.stderr, out.stdout].concat();
+        (out.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    for (format, flags) in [("-q", 424usize), ("-E", 48)] {
+        let _ = std::fs::remove_file(&dump);
+        assert!(command(&["-q", format, "-d", "31"], &core, &dump).status().expect("run").success());
+        let mut whole = std::fs::read(&dump).expect("read");
+        whole[flags] |= if flags == 48 { 1 } else { INCOMPLETE as u8 };
+        let word = |at: usize| u32::from_le_bytes(whole[at..at + 4].try_into().expect("4 bytes")) as usize;
+        let bitmaps = if flags == 48 { 4096 } else { 4096 * (1 + word(432) + word(436)) };
+        let lens = [464, 600, 4096, 4096 + 50, 8192, bitmaps / 2, bitmaps - 1, bitmaps];
+        for len in lens.into_iter().filter(|len| *len <= bitmaps) {
+            let mut bytes = whole[..len].to_vec();
+            if len == bitmaps && flags == 424 {
+                // As the writer has it: its bitmaps are holes yet.
+                bytes[4096 * (1 + word(432))..].fill(0);
+            }
+            std::fs::write(&cut, bytes).expect("written");
+            let context = format!("{format}, {len} of {bitmaps} bytes");
+            let opened = Vmcore::open(&cut).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let why = opened.incomplete().unwrap_or_else(|| panic!("{context}: complete"));
+            let (code, said) = run(&["info", "cut"]);
+            assert_eq!(code, Some(9), "{context}: {said}");
+            assert!(said.contains("complete: no\n") && said.contains(&format!("reason: {why}\n")), "{context}: {said}");
+            assert!(flags == 48 || why.contains("before it had saved a page"), "{context}: {why}");
+            let (code, said) = run(&["-f", "-d", "31", "cut", "copy"]);
+            assert!(code == Some(9) && said.contains(&why), "{context}: {code:?} {said}");
+            let (kept, found) = pages(std::fs::read(&copy).expect("read"));
+            assert!(found == 0 && (kept == 0 || flags == 48), "{context}: {found} of {kept}");
+            assert!(Vmcore::open(&copy).expect("a dump").incomplete().is_some(), "{context}");
+        }
+    }
+    // Without the mark it is a copy that was cut, of a dump that may have had pages.
+    let mut bytes = std::fs::read(&dump).expect("read");
+    command(&["-q", "-f"], &core, &dump).status().expect("run");
+    bytes.splice(.., std::fs::read(&dump).expect("read")[..8192].iter().copied());
+    std::fs::write(&cut, bytes).expect("written");
+    let (code, said) = run(&["-f", "cut", "copy"]);
+    assert!(code == Some(4) && said.contains("inside its bitmaps"), "{code:?} {said}");
 }
 
 #[test]

@@ -6,12 +6,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use kdumpbox::dump::{self, Codec, Level, Report, Request};
+use kdumpbox::dump::{self, Codec, Format, Level, Report, Request};
 use kdumpbox::error::{Error, Kind, Result};
 use kdumpbox::target::Sink;
 use kdumpbox::vmcore::{FileInput, Input, Vmcore, printk};
 use proptest::prelude::*;
-use support::faults::{Broken, bytes};
+use support::faults::{Broken, Memory, bytes};
 use support::kdump::{Kdump, Page};
 use support::kernel::{Kernel, RAM, Use, V6_1, V6_12};
 use support::log::{Record, RingShape};
@@ -185,6 +185,29 @@ fn case_13_broken_memory_is_never_read() {
     let at = file_offset(&core, poisoned);
     let (dump, report) = save(Broken { data: bytes(&core), unreadable: Vec::new(), forbidden: at..at + PAGE }, 2);
     assert_eq!((dump.page(poisoned), report.dropped.hwpoison), (Page::Excluded, 1));
+}
+
+/// Whatever makes a worker panic: here a read of what nobody may ask for.
+#[test]
+fn case_23_a_worker_that_panics_ends_the_dump_marked_and_never_hangs() {
+    let (core, data) = small();
+    let kernel = Kernel::new(V6_1, 4);
+    let second = RAM[1].0 / PAGE..RAM[1].1 / PAGE;
+    let pfn =
+        second.rev().find(|pfn| kernel.use_of(*pfn) == Use::Kernel && pfn % 16 != 0).expect("a page of the kernel");
+    // An ELF core's zero pages are looked for before anything is written.
+    let level = Level::new(30).expect("a level");
+    for (threads, format) in [(1, Format::Kdump), (2, Format::Kdump), (7, Format::Kdump), (2, Format::Elf)] {
+        let at = file_offset(core, pfn);
+        let input = Broken { data: data.clone(), unreadable: Vec::new(), forbidden: at..at + PAGE };
+        let core = Vmcore::from_input(Box::new(input)).expect("a vmcore");
+        let sink = Memory::default();
+        let saved = dump::save(&core, &Request { level, format, ..request(threads) }, &sink, &|_| {});
+        let error = saved.expect_err("a page is lost").to_string();
+        assert!(error.contains("a worker stopped in the middle"), "{threads}, {format:?}: {error}");
+        let opened = Vmcore::from_input(Box::new(sink.into_bytes())).expect("what was written opens");
+        assert!(opened.incomplete().is_some(), "{threads}, {format:?}");
+    }
 }
 
 #[test]

@@ -78,6 +78,31 @@ fn case_18_a_flattened_stream_stands_for_the_plain_file() {
     }
 }
 
+/// Where records overlap, crash takes the first one and makedumpfile the last: there must be nothing to choose.
+#[test]
+fn no_byte_of_a_stream_is_written_twice() {
+    let case = Case::new();
+    for options in ["-z -d 31 --num-threads 3", "-c -d 1", "-E -d 31", "-d 1 -L 12M", "-E -d 1 -L 12M"] {
+        let code = if options.contains("-L") { 9 } else { 0 };
+        let stream = case.run(&format!("kdump-save {options} -F core"), code).stdout;
+        let mut records = Vec::new();
+        let mut rest = &stream[4096..];
+        while rest.len() > 16 {
+            let word = |at: usize| u64::from_be_bytes(rest[at..at + 8].try_into().expect("8 bytes"));
+            let (offset, size) = (word(0), word(8));
+            records.push((offset, offset + size));
+            rest = &rest[16 + size as usize..];
+        }
+        assert_eq!(records[0].0, 0, "{options}: the header comes first");
+        records.sort_unstable();
+        let overlap = records.windows(2).find(|pair| pair[0].1 > pair[1].0);
+        assert_eq!(overlap, None, "{options}");
+        let file = unflatten(&stream);
+        let mark = if options.contains("-E") { file[48] & 1 != 0 } else { file[424] & 8 != 0 };
+        assert_eq!(mark, code == 9, "{options}: marked if it is not complete");
+    }
+}
+
 #[test]
 fn case_18_pipes_take_nothing_but_streams_and_a_closed_one_ends_the_run() {
     let case = Case::new();
@@ -150,6 +175,52 @@ fn case_18_a_stream_that_was_cut_becomes_a_dump_of_what_came() {
             std::fs::remove_file(case.0.path("saved")).expect("removed");
         }
         assert!(last > whole.kept().len() / 2, "{options}: {last} pages of a nearly whole stream");
+    }
+}
+
+#[test]
+fn case_18_streams_cut_at_100_random_places_become_dumps_that_open() {
+    /// The stream's own header and those of two records, and 464 bytes of the dump's header less the mark's.
+    const HEADER: usize = 4096 + 16 + 16 + 460;
+    let case = Case::new();
+    let mut state = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 18);
+    for options in ["-z -d 31 --num-threads 2", "-d 1 --num-threads 1"] {
+        let stream = case.run(&format!("kdump-save {options} -F core"), 0).stdout;
+        let whole = Kdump::parse(unflatten(&stream));
+        let mut opened = 0;
+        // Inside the header, behind it, inside the sub header; then anywhere.
+        let first = [HEADER - 1, HEADER, HEADER + 1000, HEADER + 4096];
+        let random = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % stream.len() as u64) as usize
+        });
+        for cut in first.into_iter().chain(random).take(54) {
+            let context = format!("{options}, cut at {cut} of {}", stream.len());
+            std::fs::write(case.0.path("cut"), &stream[..cut]).expect("written");
+            // With less than the header nothing says what this is.
+            let code = if cut < HEADER { 4 } else { 9 };
+            let out = case.run(&format!("kdump-save unflatten -f --salvage cut saved{cut}"), code);
+            if code == 4 {
+                continue;
+            }
+            let path = case.0.path(&format!("saved{cut}"));
+            let dump = kdumpbox::vmcore::Vmcore::open(&path).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert!(dump.incomplete().is_some(), "{context}: {}", said(&out));
+            opened += 1;
+            let dump = Kdump::open(&path);
+            for pfn in dump.kept().into_iter().filter(|pfn| pfn % 3 == 0) {
+                let page = dump.page(pfn);
+                assert!(page == Page::Missing || page == whole.page(pfn), "{context}: {pfn:#x} differs");
+            }
+            // Read as it is, without a salvage, it says the same.
+            let stream =
+                kdumpbox::vmcore::Vmcore::open(&case.0.path("cut")).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert!(stream.fault().is_some(), "{context}");
+            std::fs::remove_file(path).expect("removed");
+        }
+        assert!(opened > 25, "{options}: {opened}");
     }
 }
 

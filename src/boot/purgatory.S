@@ -28,7 +28,7 @@ kdumpbox_purgatory_start:
 .Lregions:        .fill 32, 8, 0          // 16 pairs: address, bytes (a multiple of 64)
 .Llast_block:     .fill 64, 1, 0          // SHA-256 padding
 .Ldigest:         .fill 8, 4, 0           // words, native byte order
-.Lstate:          .fill 8, 4, 0           // initial value, then the digest as found
+.Lstate:          .fill 8, 4, 0           // initial value
 
 .balign 16
 .Lgdt:            .quad 0
@@ -97,12 +97,17 @@ kdumpbox_purgatory_entry:
     rep     movsb
     test    qword ptr [rip + .Lflags], 1
     jnz     5f
+    sub     rsp, 32                 // the digest as it grows; not beside the code, as the stack below says
+    lea     rsi, [rip + .Lstate]
+    mov     rdi, rsp
+    mov     ecx, 4
+    rep     movsq
     lea     rbx, [rip + .Lregions]
     mov     r12, [rip + .Lregion_count]
 3:
     test    r12, r12
     jz      4f
-    lea     rdi, [rip + .Lstate]
+    mov     rdi, rsp
     mov     rsi, [rbx]
     mov     rdx, [rbx + 8]
     shr     rdx, 6
@@ -111,13 +116,14 @@ kdumpbox_purgatory_entry:
     dec     r12
     jmp     3b
 4:
-    lea     rdi, [rip + .Lstate]
+    mov     rdi, rsp
     lea     rsi, [rip + .Llast_block]
     mov     edx, 1
     call    kdumpbox_sha256_blocks
-    lea     rsi, [rip + .Lstate]
+    mov     rsi, rsp
     lea     rdi, [rip + .Ldigest]
     mov     ecx, 8
+    lea     rsp, [rsp + 32]
     repe    cmpsd
     jne     .Lmismatch
 5:
@@ -524,7 +530,9 @@ kdumpbox_sha256_blocks:
     .long 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3
     .long 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2
 
-.balign 16
+// On a page of its own: what is written where code runs is taken for self-modification, by processors, which then start
+// anew, and by emulators, which watch the whole page (58 MiB of digest took 22 s in QEMU).
+.balign 4096
     .fill 1024, 1, 0
 .Lstack_top:
 .globl kdumpbox_purgatory_end

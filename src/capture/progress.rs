@@ -11,6 +11,8 @@ pub enum Message {
     Done(u64, u64),
     /// The directory that the dump goes to.
     Directory(String),
+    /// This rung of the ladder is begun, counted from the top.
+    Rung(usize),
     /// The stage failed: the reason.
     Failed(String),
 }
@@ -21,6 +23,7 @@ impl Message {
         match self {
             Message::Done(done, total) => format!("done {done} {total}"),
             Message::Directory(path) => format!("directory {path}"),
+            Message::Rung(number) => format!("rung {number}"),
             Message::Failed(reason) => format!("failed {}", reason.replace('\n', " ")),
         }
     }
@@ -34,6 +37,7 @@ impl Message {
                 Some(Message::Done(done.parse().ok()?, total.parse().ok()?))
             }
             "directory" => Some(Message::Directory(rest.into())),
+            "rung" => rest.parse().ok().map(Message::Rung),
             "failed" => Some(Message::Failed(rest.into())),
             _ => None,
         }
@@ -73,11 +77,14 @@ impl Watch {
     pub fn note(&mut self, message: &Message, now: Instant) {
         let moved = match message {
             Message::Done(done, _) => *done > self.done,
-            Message::Directory(_) => true,
+            Message::Directory(_) | Message::Rung(_) => true,
             Message::Failed(_) => false,
         };
-        if let Message::Done(done, _) = message {
-            self.done = self.done.max(*done);
+        match message {
+            Message::Done(done, _) => self.done = self.done.max(*done),
+            // It begins from nothing.
+            Message::Rung(_) => self.done = 0,
+            _ => {}
         }
         if moved && matches!(self.patience, Patience::Stall(_)) {
             self.since = now;
@@ -100,11 +107,16 @@ mod tests {
 
     #[test]
     fn messages_survive_the_pipe_and_broken_lines_are_passed_over() {
-        let all = [Message::Done(3, 7), Message::Directory("/target/a b".into()), Message::Failed("no room".into())];
+        let all = [
+            Message::Done(3, 7),
+            Message::Directory("/target/a b".into()),
+            Message::Rung(1),
+            Message::Failed("no room".into()),
+        ];
         for message in all {
             assert_eq!(Message::parse(&message.line()), Some(message));
         }
-        for line in ["", "done", "done 3", "done x 7", "directory", "\0\0 "] {
+        for line in ["", "done", "done 3", "done x 7", "directory", "rung", "rung -1", "\0\0 "] {
             assert_eq!(Message::parse(line), None, "{line:?}");
         }
         assert_eq!(Message::Failed("a\nb".into()).line(), "failed a b");
@@ -119,6 +131,9 @@ mod tests {
         assert_eq!(stall.verdict(at(17)), None);
         stall.note(&Message::Done(1, 9), at(17));
         assert_eq!(stall.verdict(at(18)).as_deref(), Some("it made no progress for 10 s"));
+        stall.note(&Message::Rung(1), at(20));
+        stall.note(&Message::Done(1, 9), at(25));
+        assert_eq!(stall.verdict(at(34)), None, "a rung begins from nothing");
         let mut total = Watch::new(Patience::Total(Duration::from_secs(10)), start);
         total.note(&Message::Done(1, 9), at(8));
         assert_eq!(total.verdict(at(10)).as_deref(), Some("it took longer than 10 s"));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
+use super::again::Again;
 use super::config::Config;
 use super::device;
 use super::modules::{self, Database, Loader};
@@ -74,20 +75,30 @@ pub fn reach_target(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Saves everything. The directory and progress go to the supervisor, the outcome into the summary.
+/// Saves everything. The directory and progress go to the supervisor, the outcome into the summary. With `again`, goes on
+/// where savers have died: what came before the dump was tried, and is not tried again.
 ///
 /// # Errors
 /// Why no dump was saved; log and summary may be there nevertheless.
 ///
 /// Returns the exit code that says how well it went: 0, [`SAVED_DEGRADED`], [`SAVED_INCOMPLETE`] or [`SAVED_RAW`].
-pub fn save(config: &Config) -> Result<u8> {
+pub fn save(config: &Config, again: Option<&Again>) -> Result<u8> {
+    if let Some(again) = again
+        && again.rung >= rungs(level(config)).len()
+    {
+        return copy(config, again);
+    }
     let core = Vmcore::open(Path::new(VMCORE)).map(|mut core| {
         core.search_vmcoreinfo();
         core
     });
     let crash = core.as_ref().map_or_else(|_| Crash::unknown(), Crash::of);
-    let directory = make_directory(config, &crash)?;
+    let directory = go_on_in(again).map_or_else(|| make_directory(config, &crash), Ok)?;
     Message::Directory(directory.display().to_string()).send();
+    if let Some(again) = again {
+        let Ok(core) = core else { return copy(config, again) };
+        return ladder(&core, config, &directory, Some(again)).map(|s| done(Summary::read(&directory), &directory, s));
+    }
     let mut summary = Summary::default();
     summary.set("status", "started");
     if let Some((core, xen)) = core.as_ref().ok().and_then(|c| Some((c, c.xen()?))) {
@@ -121,7 +132,22 @@ pub fn save(config: &Config) -> Result<u8> {
     summary.set("status", "dmesg");
     summary.set("dmesg", saved.unwrap_or_else(|e| format!("failed: {e}")));
     note(&summary, &directory);
-    ladder(&core, config, &directory).map(|saved| done(summary, &directory, saved))
+    ladder(&core, config, &directory, None).map(|saved| done(summary, &directory, saved))
+}
+
+/// The copy that looks at nothing.
+fn copy(config: &Config, again: &Again) -> Result<u8> {
+    let directory = go_on_in(Some(again)).map_or_else(|| make_directory(config, &Crash::unknown()), Ok)?;
+    Message::Directory(directory.display().to_string()).send();
+    Message::Rung(rungs(level(config)).len()).send();
+    log::info!("saving all memory raw");
+    let mut saved = raw(&FileInput::open(Path::new(VMCORE))?, &[], &directory)?;
+    saved.reasons.push(again.reason.clone());
+    Ok(done(Summary::read(&directory), &directory, saved))
+}
+
+fn go_on_in(again: Option<&Again>) -> Option<PathBuf> {
+    again.and_then(|again| again.directory.clone())
 }
 
 fn note(summary: &Summary, directory: &Path) {
@@ -152,19 +178,33 @@ fn done(mut summary: Summary, directory: &Path, saved: Saved) -> u8 {
     saved.code
 }
 
+/// The level that is asked for.
+pub(super) fn level(config: &Config) -> Level {
+    Level::new(config.level).unwrap_or(Level::MAX)
+}
+
 /// The rungs in order: dump levels, then none for raw memory.
-fn rungs(asked: Level) -> Vec<Option<Level>> {
+pub(super) fn rungs(asked: Level) -> Vec<Option<Level>> {
     let widest = asked.without_struct_pages();
     let levels = [Some(asked), Some(widest).filter(|w| *w != asked)];
     levels.into_iter().flatten().map(Some).chain([None]).collect()
 }
 
-fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<Saved> {
-    let mut failure: Option<Error> = None;
-    for rung in rungs(Level::new(config.level).unwrap_or(Level::MAX)) {
+fn ladder(core: &Vmcore, config: &Config, directory: &Path, again: Option<&Again>) -> Result<Saved> {
+    // Whoever died may have died of too little memory: one worker needs least.
+    let threads = if again.is_some() { 1 } else { 0 };
+    let mut failure = again.map(|again| Error::new(Kind::Killed, again.reason.clone()));
+    for (number, rung) in rungs(level(config)).into_iter().enumerate().skip(again.map_or(0, |again| again.rung)) {
+        Message::Rung(number).send();
         let saved = match rung {
-            Some(level) => filtered(core, config, level, directory),
-            None => raw(core.input(), &dump::raw::broken(core), directory),
+            Some(level) => {
+                log::info!("saving at level {level}");
+                filtered(core, config, level, threads, directory)
+            }
+            None => {
+                log::info!("saving raw memory, but what is broken");
+                raw(core.input(), &dump::raw::broken(core), directory)
+            }
         };
         match saved {
             Ok(mut saved) => {
@@ -184,10 +224,11 @@ fn ladder(core: &Vmcore, config: &Config, directory: &Path) -> Result<Saved> {
     Err(failure.unwrap_or_else(|| Error::new(Kind::System, "nothing was tried")))
 }
 
-fn filtered(core: &Vmcore, config: &Config, level: Level, directory: &Path) -> Result<Saved> {
+fn filtered(core: &Vmcore, config: &Config, level: Level, threads: usize, directory: &Path) -> Result<Saved> {
     let path = directory.join("vmcore");
     let mut sink = FileSink::create(&path, true)?;
-    let request = Request { level, codec: config.codec, exclude_guests: config.exclude_guests, ..Request::default() };
+    let (codec, exclude_guests) = (config.codec, config.exclude_guests);
+    let request = Request { level, codec, exclude_guests, threads, ..Request::default() };
     let told = Cell::new(Instant::now());
     let progress = |p: dump::Progress| {
         // The supervisor's timer needs no more than this, and a serial console is slow.

@@ -17,12 +17,15 @@ struct Options {
     /// run one stage, as init itself does
     #[argh(option, arg_name = "NAME")]
     stage: Option<String>,
-    /// where the stage 'finish' writes the outcome
+    /// where the stage 'finish' writes the outcome, and where 'save' goes on
     #[argh(option, arg_name = "DIR")]
     directory: Option<String>,
-    /// the reason that the stage 'finish' writes
+    /// the reason that the stage 'finish' writes, and why 'save' goes on
     #[argh(option, arg_name = "TEXT")]
     failure: Option<String>,
+    /// the rung that the stage 'save' goes on with
+    #[argh(option, arg_name = "N")]
+    rung: Option<usize>,
     /// print the version
     #[argh(switch, short = 'v')]
     version: bool,
@@ -44,7 +47,9 @@ pub fn run(args: &[OsString]) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Outcome::Run(options, _)) => match &options.stage {
-            Some(stage) => crate::init::stage(stage, options.directory.as_deref(), options.failure.as_deref()),
+            Some(stage) => {
+                crate::init::stage(stage, options.directory.as_deref(), options.failure.as_deref(), options.rung)
+            }
             None => crate::init::main(),
         },
         Err(e) => {

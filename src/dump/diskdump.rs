@@ -40,7 +40,8 @@ impl Container {
     /// Lays out the dump of `kept` pages of `core`.
     pub fn new(core: &Vmcore, kept: u64, level: Level, codec: Codec) -> Self {
         let (notes, size_note) = note_areas(core);
-        let max_mapnr = core.end().0.div_ceil(BLOCK);
+        // Readers refuse a dump without a bitmap, even of no page.
+        let max_mapnr = core.end().0.div_ceil(BLOCK).max(1);
         let sub_blocks = (size_of::<KdumpSubHeader>() as u64 + size_note).div_ceil(BLOCK);
         let bitmap_blocks = 2 * max_mapnr.div_ceil(8).div_ceil(BLOCK);
         let descriptors = (1 + sub_blocks + bitmap_blocks) * BLOCK;
@@ -105,7 +106,12 @@ impl Container {
     pub fn begin(&self, core: &Vmcore, ram: &Bitmap, kept: &Bitmap, sink: &dyn Sink) -> Result<()> {
         let mut block = vec![0u8; BLOCK as usize];
         block[..size_of::<DiskDumpHeader>()].copy_from_slice(self.header.as_bytes());
-        sink.write_at(0, &block).context(|| "write the dump's header")?;
+        let what = || "write the dump's header";
+        marked(&block, STATUS_OFFSET as usize, sink).context(what)?;
+        if sink.rewrites() {
+            // Readers want the bitmaps inside the file: from here on they open it, however soon this ends.
+            sink.write_at(self.descriptors - BLOCK, &[0; BLOCK as usize]).context(what)?;
+        }
         sink.write_at(BLOCK, self.sub_header.as_bytes()).context(|| "write the dump's sub header")?;
         copy_notes(core, &self.notes, BLOCK + size_of::<KdumpSubHeader>() as u64, sink)?;
         let half = self.bitmap_blocks / 2;
@@ -123,14 +129,39 @@ impl Container {
         Ok(())
     }
 
-    /// The last write of a dump that is complete: takes the mark of the header away.
+    /// The last write of a dump: takes the mark of the header away, if it is `complete`.
     ///
     /// # Errors
     /// The sink's.
-    pub fn complete(&self, sink: &dyn Sink) -> Result<()> {
-        let status = self.header.status.get() & !DUMP_DH_COMPRESSED_INCOMPLETE;
-        sink.write_at(STATUS_OFFSET, &status.to_le_bytes()).context(|| "mark the dump complete")
+    pub fn end(&self, complete: bool, sink: &dyn Sink) -> Result<()> {
+        let status = self.header.status.get();
+        end(STATUS_OFFSET, [status, status & !DUMP_DH_COMPRESSED_INCOMPLETE], complete, sink)
     }
+}
+
+/// Writes the headers `head` of a dump, with the mark in the four bytes at `mark`; where they can't be written again,
+/// without these.
+///
+/// # Errors
+/// The sink's.
+pub(super) fn marked(head: &[u8], mark: usize, sink: &dyn Sink) -> Result<()> {
+    if sink.rewrites() {
+        return sink.write_at(0, head);
+    }
+    let behind = mark + 4;
+    sink.write_at(0, &head[..mark])?;
+    sink.write_at(behind as u64, &head[behind..])
+}
+
+/// Writes the second of `marks` to `mark` if the dump is `complete`. Where [`marked`] left them out, else the first.
+///
+/// # Errors
+/// The sink's.
+pub(super) fn end(mark: u64, marks: [u32; 2], complete: bool, sink: &dyn Sink) -> Result<()> {
+    if sink.rewrites() && !complete {
+        return Ok(());
+    }
+    sink.write_at(mark, &marks[usize::from(complete)].to_le_bytes()).context(|| "mark the dump complete, or not")
 }
 
 /// Copies the note `areas` one behind the other to `to`.

@@ -9,16 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bitmap::Bitmap;
 use super::compress::is_zero;
-use super::diskdump::{copy_notes, note_areas};
+use super::diskdump::{copy_notes, end, marked, note_areas};
 use super::filter::Filtered;
-use super::first::first;
+use super::first::{Order, first};
+use super::room::{Limited, beyond, check};
 use super::workers::{self, Batches, PAGE, lock};
 use super::{Progress, Report};
 use crate::error::{Context, Error, Result};
 use crate::mem::{PAGE_SIZE, Range};
 use crate::target::Sink;
-use crate::vmcore::elf::KERNEL_IMAGE;
-use crate::vmcore::{Reader, Vmcore};
+use crate::vmcore::elf::{DUMP_ELF_INCOMPLETE, KERNEL_IMAGE};
+use crate::vmcore::{Load, Reader, Vmcore};
 
 /// A gap of this many left-out pages ends a PT_LOAD; a shorter one is part of it, as zeros.
 const GAP: u64 = 256;
@@ -43,20 +44,24 @@ struct Piece {
     offset: u64,
 }
 
-/// Writes the pages that `filtered` keeps, less zero pages if the level drops them.
+/// Writes the pages that `filtered` keeps, less zero pages if the level drops them. What would lie behind `limit` is left
+/// out; what is worth most lies in front.
 ///
 /// # Errors
-/// The sink's.
+/// The sink's; [`crate::error::Kind::NoSpace`] when not even the headers fit the limit.
 pub fn save(
     core: &Vmcore,
     filtered: &mut Filtered,
-    threads: usize,
+    limit: Option<u64>,
     sink: &dyn Sink,
     report: &mut Report,
     progress: &dyn Fn(Progress),
 ) -> Result<()> {
+    let threads = report.threads;
+    let limited = Limited::new(sink, limit.unwrap_or(u64::MAX));
+    let sink: &dyn Sink = &limited;
     if filtered.level.drops_zero_pages() {
-        for pages in zero_pages(core, &filtered.kept, threads) {
+        for pages in zero_pages(core, filtered, threads)? {
             report.zero += filtered.kept.clear(pages);
         }
     }
@@ -67,35 +72,44 @@ pub fn save(
     let count = 1 + pieces.len() + of_image;
     let section = if count >= PN_XNUM { SHDR } else { 0 };
     let notes_at = EHDR + count as u64 * PHDR + section;
-    let mut end = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
-    for piece in &mut pieces {
-        piece.offset = if piece.phys.is_empty() { 0 } else { end };
-        end += piece.phys.len();
+    let data = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
+    check(limit, data)?;
+    let first = first(core, filtered);
+    let mut file_end = data;
+    for of_first in [true, false] {
+        for piece in pieces.iter_mut().filter(|piece| !piece.phys.is_empty()) {
+            if first.any(piece.phys.start() / PAGE_SIZE..piece.phys.end().div_ceil(PAGE_SIZE)) == of_first {
+                piece.offset = file_end;
+                file_end += piece.phys.len();
+            }
+        }
     }
     let mut all = aliases(core, &pieces).chain(pieces.iter().copied());
     let head = headers(&mut all, count, notes_at, note_len);
     drop(all);
-    sink.write_at(0, &head).context(|| "write the dump's headers")?;
+    marked(&head, FLAGS as usize, sink).context(|| "write the dump's headers")?;
     copy_notes(core, &notes, notes_at, sink)?;
-    report.bytes = end;
-    report.unreadable = copy(core, filtered, &pieces, threads, sink, progress)?;
-    // The last bytes may be zeros that nobody wrote.
-    if let Some(last) = end.checked_sub(1).filter(|_| report.kept != 0) {
-        let gap = pieces.last().is_some_and(|p| !p.phys.is_empty() && !kept.get((p.phys.end() - 1) / PAGE_SIZE));
-        if gap {
-            sink.write_at(last, &[0]).context(|| "write the dump's end")?;
-        }
+    report.unreadable = copy(core, &Order::new(filtered, &first), &pieces, threads, sink, progress)?;
+    report.bytes = file_end.min(limit.unwrap_or(u64::MAX));
+    report.kept -= limited.lost() / PAGE_SIZE;
+    if let Some(limit) = limit.filter(|_| limited.lost() != 0) {
+        report.over_limit = true;
+        report.incomplete = Some(beyond(limit));
+    } else if let Some(last) = pieces.iter().find(|piece| piece.offset + piece.phys.len() == file_end)
+        && !kept.get(last.phys.end().saturating_sub(1) / PAGE_SIZE)
+    {
+        // The last bytes are zeros that nobody wrote.
+        sink.write_at(file_end - 1, &[0]).context(|| "write the dump's end")?;
     }
     sink.sync().context(|| "sync the dump")?;
-    if report.incomplete.is_none() {
-        sink.write_at(FLAGS, &0u32.to_le_bytes()).context(|| "mark the dump complete")?;
-    }
-    Ok(())
+    end(FLAGS, [DUMP_ELF_INCOMPLETE, 0], report.incomplete.is_none(), sink)
 }
 
 /// Runs of kept pages that are zero.
-fn zero_pages(core: &Vmcore, kept: &Bitmap, threads: usize) -> Vec<std::ops::Range<u64>> {
-    let (batches, found) = (Batches::new(kept, Bitmap::default()), Mutex::new(Vec::new()));
+fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Result<Vec<std::ops::Range<u64>>> {
+    let none = Bitmap::default();
+    let order = Order::ascending(filtered, &none);
+    let (batches, found) = (Batches::new(&order), Mutex::new(Vec::new()));
     let work = || {
         let (reader, mut pages, mut pfns) = (core.reader(), Vec::new(), Vec::new());
         while batches.take(&mut pfns) {
@@ -106,8 +120,8 @@ fn zero_pages(core: &Vmcore, kept: &Bitmap, threads: usize) -> Vec<std::ops::Ran
             lock(&found).extend(runs);
         }
     };
-    workers::run(threads, &work, &|| ());
-    found.into_inner().unwrap_or_else(|e| e.into_inner())
+    workers::run(threads, &work, &|| ())?;
+    Ok(found.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// The pieces without their offsets, and how many headers their aliases in the kernel's image take.
@@ -125,7 +139,7 @@ fn layout(core: &Vmcore, kept: &Bitmap) -> (Vec<Piece>, usize) {
 
 fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for segment in core.segments() {
+    for segment in whole(core.segments()) {
         let (start, end) = (segment.phys.start(), segment.phys.end());
         let last = end.div_ceil(PAGE_SIZE);
         let inside = |pfn: Option<u64>| pfn.filter(|pfn| *pfn < last);
@@ -153,12 +167,25 @@ fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
     pieces
 }
 
+/// What follows each other is one: an ELF core's segments are in pieces, as a filter left them.
+fn whole(loads: &[Load]) -> impl Iterator<Item = Load> + '_ {
+    let follows = |a: &Load, b: &Load| {
+        let next = if a.vaddr == 0 { 0 } else { a.vaddr.wrapping_add(a.phys.len()) };
+        a.phys.end() == b.phys.start() && next == b.vaddr
+    };
+    loads.chunk_by(follows).filter_map(|run| {
+        let (first, last) = (run.first()?, run.last()?);
+        Some(Load { phys: Range::new(first.phys.start(), last.phys.end())?, ..*first })
+    })
+}
+
 /// The kernel's image as it is mapped besides: the same bytes of the file.
 fn aliases<'a>(core: &'a Vmcore, pieces: &'a [Piece]) -> impl Iterator<Item = Piece> + 'a {
-    let images = core.loads().iter().filter(|load| load.vaddr >= KERNEL_IMAGE);
+    let images = whole(core.loads()).filter(|load| load.vaddr >= KERNEL_IMAGE);
     images.flat_map(move |load| {
         let first = pieces.partition_point(|p| p.phys.start() + p.memsz <= load.phys.start());
-        let there = pieces.get(first..).unwrap_or_default().iter().take_while(|p| p.phys.start() < load.phys.end());
+        let there =
+            pieces.get(first..).unwrap_or_default().iter().take_while(move |p| p.phys.start() < load.phys.end());
         there.filter_map(move |piece| {
             let whole = Range::with_len(piece.phys.start(), piece.memsz)?.intersect(load.phys)?;
             let phys = piece.phys.intersect(whole).or_else(|| Range::with_len(whole.start(), 0))?;
@@ -206,14 +233,13 @@ fn headers(pieces: &mut dyn Iterator<Item = Piece>, count: usize, notes_at: u64,
 /// Copies kept pages to their places; how many could not be read.
 fn copy(
     core: &Vmcore,
-    filtered: &Filtered,
+    order: &Order<'_>,
     pieces: &[Piece],
     threads: usize,
     sink: &dyn Sink,
     progress: &dyn Fn(Progress),
 ) -> Result<u64> {
-    let kept = &filtered.kept;
-    let (batches, total) = (Batches::new(kept, first(core, filtered)), kept.count());
+    let (batches, total) = (Batches::new(order), order.filtered.kept.count());
     let (unreadable, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let work = || {
@@ -227,13 +253,13 @@ fn copy(
             done.fetch_add(pfns.len() as u64, Ordering::Relaxed);
         }
     };
-    workers::run(threads, &work, &|| {
+    let ended = workers::run(threads, &work, &|| {
         let pages = done.load(Ordering::Relaxed);
         progress(Progress { pages, total, bytes: pages * PAGE_SIZE });
     });
     match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(e) => Err(e),
-        None => Ok(unreadable.into_inner()),
+        None => ended.map(|()| unreadable.into_inner()),
     }
 }
 
@@ -282,7 +308,8 @@ mod tests {
             assert_eq!(file.len() as u64, notes_at);
             assert_eq!(file[56..58] == [0xff, 0xff], extended, "{count}");
             let layout = Layout::read(&file).expect("a core");
-            assert_eq!((layout.loads.len(), layout.marked), (count - 1, true), "{count}: {:?}", layout.warnings);
+            let held = layout.loads.iter().filter(|load| load.is_held()).count();
+            assert_eq!((held, layout.marked), (count - 1, true), "{count}: {:?}", layout.warnings);
         }
     }
 }

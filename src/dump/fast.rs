@@ -1,54 +1,51 @@
 //! LZO1X and snappy for pages: one search for repeats, two ways to write them down. Decoders are in [`crate::codec`].
-//!
-//! The table of places is never cleared: what it holds of earlier pages is told by its numbers, which grow from page
-//! to page.
+
+use super::padded::{MAX_INPUT, Padded};
 
 /// Bits of a hash. A page has 4096 places; twice as many slots keep most of them apart.
 const HASH_BITS: u32 = 13;
-/// Behind this many bytes from the end no repeat begins, so that eight bytes can be loaded anywhere.
+/// Behind this many bytes from the end no repeat begins.
 const TAIL: usize = 12;
 /// Repeats in LZO's short form.
 const SHORT_LEN: usize = 8;
 const SHORT_DISTANCE: usize = 0x800;
 /// The longest distance of an instruction of three bytes: longer inputs are not for this.
-pub const MAX_INPUT: usize = 0x4000;
+const _: () = assert!(MAX_INPUT <= 0x4000);
 
-/// Where each hash was last seen.
+/// Where each hash was last seen on the page at hand.
 pub struct Finder {
-    table: Box<[u32; 1 << HASH_BITS]>,
-    /// The number of the first byte of the page; numbers below are of pages before.
-    base: u32,
+    table: Box<[u16; 1 << HASH_BITS]>,
+    page: Padded,
 }
 
 impl Default for Finder {
     fn default() -> Self {
-        Self { table: Box::new([0; 1 << HASH_BITS]), base: 1 }
+        Self { table: Box::new([0; 1 << HASH_BITS]), page: Padded::new() }
     }
 }
 
 impl Finder {
     /// Calls `found` with the literals before each repeat, its distance and its length; the literals left at the end.
     fn search<'a>(&mut self, page: &'a [u8], mut found: impl FnMut(&'a [u8], usize, usize)) -> &'a [u8] {
-        if self.base > u32::MAX / 2 {
-            *self = Self::default();
-        }
-        let base = self.base;
-        self.base += page.len() as u32;
+        self.page.fill(page);
+        // A slot nobody has filled says that the hash was seen at the page's beginning: a look there tells.
+        self.table.fill(0);
+        let (table, copy) = (&mut self.table, &self.page);
         let limit = page.len().saturating_sub(TAIL);
-        let (mut anchor, mut at) = (0, 0);
+        let (mut anchor, mut at) = (0, 1);
         // Where nothing repeats, steps get longer.
         let mut step = 32;
         while at < limit {
-            let word = load4(page, at);
-            let slot = &mut self.table[(word.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS)) as usize];
-            let from = slot.wrapping_sub(base) as usize;
-            *slot = base + at as u32;
-            if from >= at || load4(page, from) != word {
+            let word = copy.load4(at);
+            let slot = &mut table[(word.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS)) as usize];
+            let from = usize::from(*slot);
+            *slot = at as u16;
+            if copy.load4(from) != word {
                 at += step >> 5;
                 step += 1;
                 continue;
             }
-            let len = 4 + common(&page[from + 4..], &page[at + 4..]);
+            let len = 4 + copy.common(from + 4, at + 4, page.len());
             found(&page[anchor..at], at - from, len);
             at += len;
             anchor = at;
@@ -189,23 +186,6 @@ fn snappy_literals(out: &mut Out<'_>, literals: &[u8]) {
     out.append(literals);
 }
 
-fn load4(page: &[u8], at: usize) -> u32 {
-    page[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
-}
-
-/// How many bytes `a` and `b` begin with alike; `b` is the shorter one.
-fn common(a: &[u8], b: &[u8]) -> usize {
-    let mut len = 0;
-    for (x, y) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
-        let differ = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
-        if differ != 0 {
-            return len + (differ.trailing_zeros() / 8) as usize;
-        }
-        len += 8;
-    }
-    len + a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,9 +226,8 @@ mod tests {
             pages in proptest::collection::vec(
                 proptest::collection::vec((0u8..6, 1usize..90, 0usize..300), 0..90), 1..4
             ),
-            base in any::<u32>(),
         ) {
-            let mut finder = Finder { base: base.max(1), ..Finder::default() };
+            let mut finder = Finder::default();
             for parts in pages {
                 let mut page = Vec::new();
                 for (byte, len, back) in parts {

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Level;
 use super::guests;
-use super::structs::{Drops, Outcome, Structs};
+use super::structs::{Outcome, Runs, Structs, add};
 use super::verify::{pinned, verify};
 use super::workers::lock;
 use crate::error::{Error, Kind, Result};
+use crate::mem::PAGE_SIZE;
 use crate::mem::bitmap::{self, Bitmap, CHUNK};
-use crate::mem::{PAGE_SIZE, Pfn};
 use crate::vmcore::p2m::{INVALID, P2m};
 use crate::vmcore::pages::{Class, PageLayout};
 use crate::vmcore::sections::Sections;
-use crate::vmcore::{AddressSpace, Vmcore, recover};
+use crate::vmcore::{AddressSpace, Load, Vmcore, recover};
 
 /// Runs that are taken out of the kept pages one by one; more of them in one go.
 const FEW_RUNS: usize = 8;
@@ -89,7 +89,11 @@ pub struct Filtered {
     /// What else is worth knowing.
     pub warnings: Vec<String>,
     /// Pages no reader can do without.
-    pub pinned: Vec<Pfn>,
+    pub pinned: Bitmap,
+    /// Pages that struct pages are in.
+    pub struct_pages: Bitmap,
+    /// Pages that [`Level::MAX`] would leave out, and those that no struct page tells of: not known to be the kernel's.
+    pub rest: Bitmap,
 }
 
 /// Decides for all of `core`; `exclude_guests` concerns a crashed Xen only.
@@ -98,7 +102,11 @@ pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize)
     if let Some(dump) = core.dump() {
         filtered.dropped.earlier = filtered.kept.keep_common(dump.present());
     }
-    decide(core, level, exclude_guests, threads, &mut filtered);
+    decide(core, level, threads, &mut filtered);
+    leave_out_again(core, &mut filtered);
+    if exclude_guests {
+        guests::exclude(core, &mut filtered);
+    }
     // A dump that is filtered again lacks what either level leaves out.
     filtered.level = Level::new(filtered.level.bits() | core.filtered_by()).unwrap_or(filtered.level);
     filtered
@@ -107,8 +115,32 @@ pub fn filter(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize)
 /// Every page of the machine by its class, whether the vmcore has it or not.
 pub fn classes(core: &Vmcore, threads: usize) -> Filtered {
     let mut filtered = everything(core, Level::MAX);
-    decide(core, Level::MAX, false, threads, &mut filtered);
+    decide(core, Level::MAX, threads, &mut filtered);
+    leave_out_again(core, &mut filtered);
     filtered
+}
+
+/// Of what an ELF core names without holding it, keeps what struct pages say to be the kernel's: no filter leaves that
+/// out, so these pages were zero. All else may have had any contents, and stays left out.
+fn leave_out_again(core: &Vmcore, filtered: &mut Filtered) {
+    let (held, named): (Vec<&Load>, _) = core.segments().iter().partition(|segment| segment.is_held());
+    if named.is_empty() {
+        return;
+    }
+    let mut unknown = Bitmap::new(filtered.ram.end());
+    named.into_iter().for_each(|segment| unknown.set(pfns(segment)));
+    for segment in held {
+        unknown.clear(pfns(segment));
+    }
+    unknown.keep_common(&filtered.rest);
+    for run in unknown.runs() {
+        filtered.dropped.earlier += filtered.kept.clear(run);
+    }
+}
+
+/// Page frames that any byte of `segment` is in.
+fn pfns(segment: &Load) -> Range<u64> {
+    segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE)
 }
 
 fn everything(core: &Vmcore, level: Level) -> Filtered {
@@ -118,18 +150,16 @@ fn everything(core: &Vmcore, level: Level) -> Filtered {
         None => {
             let mut ram = Bitmap::new(end_pfn);
             for segment in core.segments() {
-                ram.set(segment.phys.start() / PAGE_SIZE..segment.phys.end().div_ceil(PAGE_SIZE));
+                ram.set(pfns(segment));
             }
             ram
         }
     };
-    Filtered { kept: ram.clone(), ram, level, ..Filtered::default() }
+    let (struct_pages, rest) = (Bitmap::new(end_pfn), Bitmap::new(end_pfn));
+    Filtered { kept: ram.clone(), ram, level, struct_pages, rest, ..Filtered::default() }
 }
 
-fn decide(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize, filtered: &mut Filtered) {
-    if exclude_guests {
-        guests::exclude(core, filtered);
-    }
+fn decide(core: &Vmcore, level: Level, threads: usize, filtered: &mut Filtered) {
     // Level 0 and 1 need no struct pages, but some say that reading their page may stop this machine too, or that there
     // is nothing to read. What was saved once can be read.
     let needed = level.needs_struct_pages();
@@ -141,8 +171,9 @@ fn decide(core: &Vmcore, level: Level, exclude_guests: bool, threads: usize, fil
             scan.run(core, threads, filtered);
             filtered.pinned = scan.pinned;
         }
-        Err(_) if !needed => {}
+        Err(_) if !needed => filtered.rest.set(0..filtered.ram.end()),
         Err(e) => {
+            filtered.rest.set(0..filtered.ram.end());
             filtered.level = level.without_struct_pages();
             let reached = filtered.level;
             filtered.degraded.push(format!("no page could be classified, so level {level} fell to {reached}: {e}"));
@@ -160,8 +191,11 @@ pub(super) struct Scan {
     pub(super) sections: Sections,
     pub(super) space: AddressSpace,
     pub(super) level: Level,
-    pub(super) pinned: Vec<Pfn>,
+    pub(super) pinned: Bitmap,
 }
+
+/// What is found out, and which pinned pages were to go, while several threads work on both.
+type Shared<'a> = Mutex<(&'a mut Filtered, Bitmap)>;
 
 impl Scan {
     pub(super) fn new(core: &Vmcore, level: Level) -> Result<Self> {
@@ -195,8 +229,8 @@ impl Scan {
         let broken = Mutex::new((0u64, None));
         let (read, absent) = (AtomicU64::new(0), AtomicU64::new(0));
         let chunks = self.space.p2m().map_or(filtered.ram.chunks(), |p2m| p2m.end().div_ceil(CHUNK));
-        let Filtered { kept, dropped, .. } = filtered;
-        let result = Mutex::new((kept, dropped));
+        let end = filtered.ram.end();
+        let result = Mutex::new((&mut *filtered, Bitmap::new(end)));
         let work = || {
             let reader = core.reader();
             let mut structs = Structs::new(self, &reader);
@@ -217,18 +251,23 @@ impl Scan {
                     continue;
                 }
                 let outcome = structs.chunk(&ranges);
+                let found = &mut structs.found;
                 if let Some(p2m) = self.space.p2m() {
-                    structs.drops = on_the_machine(&structs.drops, |pfn| {
-                        match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
-                            Some(frame) => Some(*frame).filter(|f| *f != INVALID),
-                            None => p2m.frame(&reader, pfn),
-                        }
-                    });
+                    let frame = |pfn: u64| match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
+                        Some(frame) => Some(*frame).filter(|f| *f != INVALID),
+                        None => p2m.frame(&reader, pfn),
+                    };
+                    found.drops = on_the_machine(&found.drops, frame);
+                    found.rest = on_the_machine(&found.rest, frame);
                 }
                 match outcome {
                     Outcome::Read => {
                         read.fetch_add(1, Ordering::Relaxed);
-                        take_out(&result, chunk, &structs.drops);
+                        self.take_out(&result, chunk, &found.drops);
+                        let (filtered, _) = &mut *lock(&result);
+                        found.rest.drain(..).for_each(|(pfns, _)| filtered.rest.set(pfns));
+                        found.at.drain(..).for_each(|pfns| filtered.struct_pages.set(pfns));
+                        continue;
                     }
                     Outcome::Absent => {
                         absent.fetch_add(1, Ordering::Relaxed);
@@ -239,6 +278,7 @@ impl Scan {
                         broken.1.get_or_insert((chunk * CHUNK * PAGE_SIZE, fault));
                     }
                 }
+                lock(&result).0.rest.set(chunk * CHUNK..(chunk + 1) * CHUNK);
             }
         };
         std::thread::scope(|scope| {
@@ -248,6 +288,7 @@ impl Scan {
             }
             work();
         });
+        let (_, put_back) = result.into_inner().unwrap_or_else(|e| e.into_inner());
         if !self.level.needs_struct_pages() {
             return;
         }
@@ -269,45 +310,56 @@ impl Scan {
             let n = self.sections.repaired;
             filtered.warnings.push(format!("{n} corrupt entries of mem_section repaired by the majority's value"));
         }
-        verify(core, &self.space, &self.pinned, self.level.bits() & 16 != 0, filtered);
+        verify(core, &self.space, put_back.count(), self.level.bits() & 16 != 0, filtered);
     }
-}
 
-/// The pages that are kept, and the count of those that are not, while several threads work on both.
-type Shared<'a> = Mutex<(&'a mut Bitmap, &'a mut Dropped)>;
-
-/// Takes the runs found in `chunk` out of the kept pages.
-fn take_out(shared: &Shared<'_>, chunk: u64, drops: &Drops) {
-    let one_by_one = |kept: &mut Bitmap, dropped: &mut Dropped, drops: &Drops| {
+    /// Takes the runs found in `chunk` out of what is kept.
+    fn take_out(&self, shared: &Shared<'_>, chunk: u64, drops: &Runs) {
+        let one_by_one = |drops: &Runs| {
+            let (filtered, put_back) = &mut *lock(shared);
+            drops.iter().for_each(|(pfns, class)| self.drop(filtered, put_back, pfns.clone(), *class));
+        };
+        if drops.len() <= FEW_RUNS || !self.pinned.is_empty(chunk) {
+            return one_by_one(drops);
+        }
+        // Memory in use by many is in short runs: they are counted without the lock, on a copy of the chunk.
+        let before = lock(shared).0.kept.words(chunk);
+        let (mut after, mut counted, mut outside) = (before, Dropped::default(), Runs::new());
+        let (first, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
         for (pfns, class) in drops {
-            *dropped.of(*class) += kept.clear(pfns.clone());
+            let inside = pfns.start.max(first)..pfns.end.min(end);
+            if inside.start < inside.end {
+                let bits = (inside.start - first) as usize..(inside.end - first) as usize;
+                *counted.of(*class) += bitmap::clear_bits(&mut after, bits);
+            }
+            let others = [pfns.start..pfns.end.min(first), pfns.start.max(end)..pfns.end];
+            outside.extend(others.into_iter().filter(|r| r.start < r.end).map(|r| (r, *class)));
         }
-    };
-    if drops.len() <= FEW_RUNS {
-        let (kept, dropped) = &mut *lock(shared);
-        return one_by_one(kept, dropped, drops);
-    }
-    // Memory in use by many is in short runs: they are counted without the lock, on a copy of the chunk.
-    let before = lock(shared).0.words(chunk);
-    let (mut after, mut counted, mut outside) = (before, Dropped::default(), Drops::new());
-    let (first, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-    for (pfns, class) in drops {
-        let inside = pfns.start.max(first)..pfns.end.min(end);
-        if inside.start < inside.end {
-            let bits = (inside.start - first) as usize..(inside.end - first) as usize;
-            *counted.of(*class) += bitmap::clear_bits(&mut after, bits);
+        {
+            let (filtered, _) = &mut *lock(shared);
+            if filtered.kept.words(chunk) == before {
+                filtered.kept.put(chunk, &after);
+                filtered.dropped.add(&mut counted);
+            } else {
+                // A run that began in another chunk reached into this one meanwhile.
+                outside.clone_from(drops);
+            }
         }
-        let others = [pfns.start..pfns.end.min(first), pfns.start.max(end)..pfns.end];
-        outside.extend(others.into_iter().filter(|r| r.start < r.end).map(|r| (r, *class)));
+        one_by_one(&outside);
     }
-    let (kept, dropped) = &mut *lock(shared);
-    if kept.words(chunk) == before {
-        kept.put(chunk, &after);
-        dropped.add(&mut counted);
-        one_by_one(kept, dropped, &outside);
-    } else {
-        // A run that began in another chunk reached into this one meanwhile.
-        one_by_one(kept, dropped, drops);
+
+    /// Takes `pfns` out of what is kept, all but those that are pinned.
+    fn drop(&self, filtered: &mut Filtered, put_back: &mut Bitmap, pfns: Range<u64>, class: Class) {
+        let mut from = pfns.start;
+        let mut count = 0;
+        while let Some(pinned) = self.pinned.next_in(from..pfns.end) {
+            count += filtered.kept.clear(from..pinned);
+            if filtered.kept.get(pinned) {
+                put_back.set(pinned..pinned + 1);
+            }
+            from = pinned + 1;
+        }
+        *filtered.dropped.of(class) += count + filtered.kept.clear(from..pfns.end);
     }
 }
 
@@ -342,15 +394,10 @@ fn with_frames(chunk: u64, frames: &[u64]) -> Vec<Range<u64>> {
 }
 
 /// The same runs in machine frames; page frames without one fall out.
-fn on_the_machine(drops: &[(Range<u64>, Class)], frame: impl Fn(u64) -> Option<u64>) -> Drops {
-    let mut out = Drops::new();
-    for (pfns, class) in drops {
-        for frame in pfns.clone().filter_map(&frame) {
-            match out.last_mut() {
-                Some((run, c)) if c == class && run.end == frame => run.end += 1,
-                _ => out.push((frame..frame + 1, *class)),
-            }
-        }
+fn on_the_machine(runs: &Runs, frame: impl Fn(u64) -> Option<u64>) -> Runs {
+    let mut out = Runs::new();
+    for (pfns, class) in runs {
+        pfns.clone().filter_map(&frame).for_each(|frame| add(&mut out, frame..frame + 1, *class));
     }
     out
 }

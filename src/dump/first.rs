@@ -1,5 +1,6 @@
-//! Which pages go first, so that a dump that is cut short still tells what happened: the kernel's image, its log, the
-//! stacks of the stopped CPUs, and the page tables that lead there.
+//! In which order pages go, so that a dump that is cut short still tells what happened: what the log is printed from, the
+//! kernel's image, the stacks of the stopped CPUs and the page tables that lead there; then the kernel's memory; then
+//! struct pages; then page cache, memory of processes and free pages, as far as the level keeps them.
 
 use super::bitmap::Bitmap;
 use super::filter::Filtered;
@@ -8,6 +9,44 @@ use crate::mem::PAGE_SIZE;
 use crate::vmcore::elf::KERNEL_IMAGE;
 use crate::vmcore::reader::Noting;
 use crate::vmcore::{AddressSpace, Vmcore, printk};
+
+/// How many rounds it takes.
+pub const ROUNDS: usize = 4;
+
+/// See the module. Costs, beside what the filter has found, a bitmap of a few pages.
+pub struct Order<'a> {
+    /// What the pages are taken from.
+    pub filtered: &'a Filtered,
+    /// Pages of the first round, the third and the last; the second has all others. A page goes in the first it is in.
+    rounds: [&'a Bitmap; 3],
+}
+
+impl<'a> Order<'a> {
+    /// The order of the pages that `filtered` keeps, of which `first` go first.
+    pub fn new(filtered: &'a Filtered, first: &'a Bitmap) -> Self {
+        Self { filtered, rounds: [first, &filtered.struct_pages, &filtered.rest] }
+    }
+
+    /// The same pages as they are numbered; `none` has none.
+    pub fn ascending(filtered: &'a Filtered, none: &'a Bitmap) -> Self {
+        Self { filtered, rounds: [none; 3] }
+    }
+
+    /// The first page at or behind `from` that may go in `round`.
+    pub fn next(&self, round: usize, from: u64) -> Option<u64> {
+        match round {
+            0 => self.rounds[0].next(from),
+            1 => self.filtered.kept.next(from),
+            n => self.rounds.get(n - 1)?.next(from),
+        }
+    }
+
+    /// Whether `pfn`, which [`Order::next`] named, does.
+    pub fn has(&self, round: usize, pfn: u64) -> bool {
+        let before = if round == 1 { &self.rounds[..] } else { &self.rounds[..round.saturating_sub(1)] };
+        (round == 1 || self.filtered.kept.get(pfn)) && !before.iter().any(|pages| pages.get(pfn))
+    }
+}
 
 /// Pages of `core` that are worth most; not all of them need be kept.
 pub fn first(core: &Vmcore, filtered: &Filtered) -> Bitmap {
@@ -22,9 +61,7 @@ pub fn first(core: &Vmcore, filtered: &Filtered) -> Bitmap {
         }
         first = noting.into_pages();
     }
-    for pfn in &filtered.pinned {
-        first.set(pfn.0..pfn.0 + 1);
-    }
+    filtered.pinned.runs().for_each(|pinned| first.set(pinned));
     for image in core.loads().iter().filter(|load| load.vaddr >= KERNEL_IMAGE) {
         first.set(image.phys.start() / PAGE_SIZE..image.phys.end().div_ceil(PAGE_SIZE));
     }

@@ -1,6 +1,7 @@
 //! Of a crashed Xen: leaves out the memory of its guests, and what Xen has free, offline or broken.
 //!
-//! Xen's heap, its image, dom0, and every frame whose owner is not proven to be a guest stay.
+//! Xen's heap, its image, dom0, what dom0's readers can't do without, and every frame whose owner is not proven to be a
+//! guest stay.
 
 use super::filter::Filtered;
 use crate::mem::PAGE_SIZE;
@@ -37,7 +38,9 @@ pub fn exclude(core: &Vmcore, filtered: &mut Filtered) {
                 unread += stop - at;
             } else {
                 for (frame, page_info) in (at..).zip(buffer.chunks_exact(table.size)) {
-                    if let Some(class) = table.classify(page_info) {
+                    if let Some(class) = table.classify(page_info)
+                        && !filtered.pinned.get(frame)
+                    {
                         *filtered.dropped.of(class) += filtered.kept.clear(frame..frame + 1);
                     }
                 }

@@ -10,6 +10,7 @@ mod first;
 pub mod guests;
 pub mod info;
 pub mod join;
+mod padded;
 pub mod pipeline;
 pub mod raw;
 mod room;
@@ -17,6 +18,7 @@ mod structs;
 mod verify;
 mod vmemmap;
 mod workers;
+mod zstd_page;
 
 use std::fmt;
 use std::str::FromStr;

@@ -11,13 +11,13 @@ use zerocopy::IntoBytes;
 use super::bitmap::Bitmap;
 use super::compress::{Encoder, is_zero};
 use super::diskdump::Container;
-use super::filter::{Filtered, filter};
-use super::first::first;
-use super::room::{Limited, Part, split};
+use super::filter::filter;
+use super::first::{Order, first};
+use super::room::{Part, beyond, check, split};
 use super::workers::{self, BATCH, Batches, PAGE, Rank, lock};
 use super::{Codec, Format, Progress, Report, Request, vmemmap};
 use crate::abi::diskdump::PageDesc;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::mem::PAGE_SIZE;
 use crate::target::{Nowhere, Sink};
 use crate::vmcore::{Reader, Vmcore};
@@ -69,13 +69,8 @@ pub fn save_parts(
     };
     if request.format == Format::Elf {
         report.incomplete = core.incomplete();
-        let sink = Limited::new(sinks.first().copied().unwrap_or(&Nowhere), limit);
-        let saved = super::elf::save(core, &mut filtered, threads, &sink, &mut report, progress);
-        report.over_limit = sink.reached();
-        match saved {
-            Err(e) if report.over_limit => report.incomplete = Some(e.to_string()),
-            saved => saved?,
-        }
+        let sink = sinks.first().copied().unwrap_or(&Nowhere);
+        super::elf::save(core, &mut filtered, limit, sink, &mut report, progress)?;
         report.write_time = start.elapsed() - report.filter_time;
         return Ok(report);
     }
@@ -87,19 +82,18 @@ pub fn save_parts(
     let mut parts = Vec::with_capacity(sinks.len());
     for (sink, part) in sinks.iter().zip(split(&filtered.kept, whole.max_mapnr(), sinks.len() as u64)) {
         let container = if sinks.len() == 1 { whole.clone() } else { whole.part(&part.pfns, part.kept) };
-        if let Some(limit) = limit.filter(|limit| *limit < container.data + PAGE_SIZE) {
-            let rule = format!("the limit is {limit} bytes, but the dump's headers alone have {}", container.data);
-            return Err(Error::new(Kind::NoSpace, rule));
-        }
+        check(limit, container.data)?;
         container.begin(core, &filtered.ram, &filtered.kept, *sink)?;
         // From here on the place has a dump that is marked, whatever happens.
         sink.sync().context(|| "sync the dump's headers")?;
         parts.push((*sink, part, container));
     }
     report.incomplete = core.incomplete();
+    let first = first(core, &filtered);
+    let order = Order::new(&filtered, &first);
     let mut before = Progress { total, ..Progress::default() };
     for (sink, part, container) in &parts {
-        let job = Job::new(core, &filtered, part, container, *sink, request.codec, limit)?;
+        let job = Job::new(core, &order, part, container, *sink, request.codec, limit)?;
         job.run(threads, &|now| {
             let (pages, bytes) = (before.pages + now.pages, before.bytes + now.bytes);
             progress(Progress { pages, total, bytes });
@@ -114,16 +108,15 @@ pub fn save_parts(
         before.bytes += end - container.data;
         if let Some(limit) = limit.filter(|_| done < part.kept) {
             report.over_limit = true;
-            report.incomplete = Some(format!("the dump grows beyond the limit of {limit} bytes (-L)"));
+            report.incomplete = Some(beyond(limit));
             break;
         }
     }
     for (sink, ..) in &parts {
         sink.sync().context(|| "sync the dump")?;
     }
-    if report.incomplete.is_none() {
-        parts.iter().try_for_each(|(sink, _, container)| container.complete(*sink))?;
-    }
+    let complete = report.incomplete.is_none();
+    parts.iter().try_for_each(|(sink, _, container)| container.end(complete, *sink))?;
     report.write_time = start.elapsed() - report.filter_time;
     Ok(report)
 }
@@ -164,14 +157,14 @@ struct Buffers {
 impl<'a> Job<'a> {
     fn new(
         core: &'a Vmcore,
-        filtered: &'a Filtered,
+        order: &'a Order<'a>,
         part: &Part,
         container: &'a Container,
         sink: &'a dyn Sink,
         codec: Codec,
         limit: Option<u64>,
     ) -> Result<Self> {
-        let total = part.kept;
+        let (total, filtered) = (part.kept, order.filtered);
         let mut next_extent = container.data;
         let mut zero_page = None;
         if filtered.level.drops_zero_pages() && total != 0 {
@@ -183,7 +176,7 @@ impl<'a> Job<'a> {
         Ok(Self {
             core,
             kept: &filtered.kept,
-            batches: Batches::of(&filtered.kept, first(core, filtered), &part.pfns),
+            batches: Batches::of(order, &part.pfns),
             before: Rank::new(&filtered.kept).of(part.pfns.start),
             container,
             sink,
@@ -208,10 +201,10 @@ impl<'a> Job<'a> {
             self.done.store(fit, Ordering::Relaxed);
             return Ok(());
         }
-        workers::run(threads, &|| self.work(), &|| progress(self.progress()));
+        let done = workers::run(threads, &|| self.work(), &|| progress(self.progress()));
         match lock(&self.failure).take() {
             Some(e) => Err(e),
-            None => Ok(()),
+            None => done,
         }
     }
 

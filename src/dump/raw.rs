@@ -64,7 +64,7 @@ pub fn broken(core: &Vmcore) -> Vec<Range> {
     }
     let in_file = |pfn: u64| {
         let page = Range::with_len(pfn * PAGE_SIZE, PAGE_SIZE);
-        core.loads().iter().filter_map(move |load| {
+        core.loads().iter().filter(|load| load.is_held()).filter_map(move |load| {
             let part = load.phys.intersect(page?)?;
             Range::with_len(load.offset + (part.start() - load.phys.start()), part.len())
         })

@@ -1,11 +1,12 @@
 //! Room for a dump: several files that share it, and what is tried in turn while there is too little.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bitmap::{Bitmap, CHUNK};
 use super::{Level, Progress, Report, Request, save_parts};
 use crate::error::{Error, Kind, Result};
+use crate::mem::PAGE_SIZE;
 use crate::target::Sink;
 use crate::vmcore::Vmcore;
 
@@ -75,38 +76,59 @@ pub fn save_within(
     }
 }
 
-/// A sink that takes no byte behind a limit.
+/// Whether a dump whose headers have `headers` bytes may have a page.
+///
+/// # Errors
+/// [`Kind::NoSpace`] if not.
+pub fn check(limit: Option<u64>, headers: u64) -> Result<()> {
+    match limit.filter(|limit| *limit < headers + PAGE_SIZE) {
+        Some(limit) => {
+            let rule = format!("the limit is {limit} bytes, but the dump's headers alone have {headers}");
+            Err(Error::new(Kind::NoSpace, rule))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Why a dump ends early.
+pub fn beyond(limit: u64) -> String {
+    format!("the dump grows beyond the limit of {limit} bytes (-L)")
+}
+
+/// A sink that takes nothing behind a limit, and counts what that would have been.
 pub struct Limited<'a> {
     sink: &'a dyn Sink,
-    limit: Option<u64>,
-    reached: AtomicBool,
+    limit: u64,
+    lost: AtomicU64,
 }
 
 impl<'a> Limited<'a> {
-    /// `None` is no limit.
-    pub fn new(sink: &'a dyn Sink, limit: Option<u64>) -> Self {
-        Self { sink, limit, reached: AtomicBool::new(false) }
+    /// Takes `limit` bytes.
+    pub fn new(sink: &'a dyn Sink, limit: u64) -> Self {
+        Self { sink, limit, lost: AtomicU64::new(0) }
     }
 
-    /// Whether something was refused for the limit.
-    pub fn reached(&self) -> bool {
-        self.reached.load(Ordering::Relaxed)
+    /// Bytes that were not taken.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 
 impl Sink for Limited<'_> {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        match self.limit {
-            Some(limit) if offset.saturating_add(data.len() as u64) > limit => {
-                self.reached.store(true, Ordering::Relaxed);
-                Err(Error::new(Kind::NoSpace, format!("the dump grows beyond the limit of {limit} bytes (-L)")))
-            }
-            _ => self.sink.write_at(offset, data),
-        }
+        let fit = self.limit.saturating_sub(offset).min(data.len() as u64) as usize;
+        // Whole pages: half a one would read as if it were whole.
+        let fit = if fit == data.len() { fit } else { fit / PAGE_SIZE as usize * PAGE_SIZE as usize };
+        self.lost.fetch_add((data.len() - fit) as u64, Ordering::Relaxed);
+        self.sink.write_at(offset, &data[..fit])
     }
 
     fn sync(&self) -> Result<()> {
         self.sink.sync()
+    }
+
+    fn rewrites(&self) -> bool {
+        self.sink.rewrites()
     }
 
     fn finish(&mut self) -> Result<()> {

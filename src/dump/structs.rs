@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 
+use super::Level;
 use super::filter::Scan;
-use crate::mem::{PhysAddr, VirtAddr};
+use crate::mem::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::vmcore::image::Image;
-use crate::vmcore::pages::Class;
+use crate::vmcore::pages::{Class, Verdict};
 use crate::vmcore::xlat::Mapped;
 use crate::vmcore::{Fault, PhysMem};
 
@@ -15,8 +16,34 @@ const FEW: u64 = 64;
 /// Structs read at a time at most: 256 KiB of them, which is 16 MiB of memory.
 const MANY: u64 = 4096;
 
-/// Runs of pages to drop, in the order found.
-pub(super) type Drops = Vec<(Range<u64>, Class)>;
+/// Runs of pages and what they are, in the order found.
+pub(super) type Runs = Vec<(Range<u64>, Class)>;
+
+/// What the struct pages of a chunk say.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) drops: Runs,
+    /// Kept, but a higher level drops them.
+    pub(super) rest: Runs,
+    /// Where these struct pages are, read or passed over.
+    pub(super) at: Vec<Range<u64>>,
+}
+
+impl Found {
+    fn clear(&mut self) {
+        self.drops.clear();
+        self.rest.clear();
+        self.at.clear();
+    }
+}
+
+/// Adds `pfns` to `runs`, to the last one if it goes on there.
+pub(super) fn add(runs: &mut Runs, pfns: Range<u64>, class: Class) {
+    match runs.last_mut() {
+        Some((run, c)) if *c == class && run.end == pfns.start => run.end = pfns.end,
+        _ => runs.push((pfns, class)),
+    }
+}
 
 /// What became of one chunk's struct pages.
 pub(super) enum Outcome {
@@ -35,18 +62,18 @@ pub(super) struct Structs<'a> {
     section: Option<(u64, Option<u64>)>,
     /// The page that was last read from: where it is mapped, and where that leads.
     mapped: Option<(u64, Mapped)>,
-    /// What the last chunk lets go.
-    pub(super) drops: Drops,
+    /// What was found in the last chunk.
+    pub(super) found: Found,
 }
 
 impl<'a> Structs<'a> {
     pub(super) fn new(scan: &'a Scan, mem: &'a dyn PhysMem) -> Self {
-        Self { scan, mem, buffer: Vec::new(), section: None, mapped: None, drops: Drops::new() }
+        Self { scan, mem, buffer: Vec::new(), section: None, mapped: None, found: Found::default() }
     }
 
     /// Goes through those of one chunk's memory.
     pub(super) fn chunk(&mut self, ranges: &[Range<u64>]) -> Outcome {
-        self.drops.clear();
+        self.found.clear();
         let (mut some, mut fault) = (false, None);
         let (mut at, mut count) = (0, FEW);
         for range in ranges {
@@ -72,7 +99,10 @@ impl<'a> Structs<'a> {
             }
         }
         match fault {
-            None => Outcome::Read,
+            None => {
+                ranges.iter().for_each(|range| self.places(range.clone()));
+                Outcome::Read
+            }
             Some(Fault::NotMapped(_)) if !some && self.scan.sections.presumed() => Outcome::Absent,
             Some(fault) => Outcome::Broken(fault),
         }
@@ -120,18 +150,44 @@ impl<'a> Structs<'a> {
             let offset = (at - pfns.start) as usize * size;
             let structs = self.buffer.get(offset..).unwrap_or_default();
             let Some(verdict) = layout.classify(structs, at, level.bits()) else { break };
-            let Some(class) = verdict.class else {
-                at += 1;
+            if let Some(class) = verdict.class {
+                let end = at + (1 << verdict.order);
+                add(&mut self.found.drops, at..end, class);
+                at = end;
                 continue;
-            };
-            let end = at + (1 << verdict.order);
-            match self.drops.last_mut() {
-                Some((run, c)) if *c == class && run.end == at => run.end = end,
-                _ => self.drops.push((at..end, class)),
             }
-            at = end;
+            if *level != Level::MAX
+                && let Some(Verdict { class: Some(class), order }) = layout.classify(structs, at, Level::MAX.bits())
+            {
+                // Any of them may still be broken: the next is looked at all the same.
+                add(&mut self.found.rest, at..at + (1 << order), class);
+            }
+            at += 1;
         }
         Ok(at)
+    }
+
+    /// Adds the page frames that the structs of `pfns` are in.
+    fn places(&mut self, pfns: Range<u64>) {
+        let size = self.scan.layout.size as u64;
+        let mut at = pfns.start;
+        while at < pfns.end {
+            let end = pfns.end.min(self.section_end(at));
+            let (mut va, mut rest) = (self.base(at), (end - at) * size);
+            at = end;
+            while rest > 0
+                && let Some(from) = va
+                && let Ok(mapped) = self.scan.space.translate(self.mem, VirtAddr(from))
+            {
+                let here = mapped.len.min(rest).max(1);
+                let pages = mapped.phys.0 / PAGE_SIZE..(mapped.phys.0 + here).div_ceil(PAGE_SIZE);
+                match self.found.at.last_mut() {
+                    Some(last) if (last.start..=last.end).contains(&pages.start) => last.end = pages.end.max(last.end),
+                    _ => self.found.at.push(pages),
+                }
+                (va, rest) = (Some(from.wrapping_add(here)), rest - here);
+            }
+        }
     }
 
     /// Fills the buffer from `va` on: one translation for all that a page maps.

@@ -1,7 +1,8 @@
-//! After the filter: what no reader can do without is put back, and what can't be right is said.
+//! Beside the filter: what no reader can do without, and what can't be right.
 
 use super::filter::Filtered;
-use crate::mem::{PAGE_SIZE, Pfn, VirtAddr};
+use crate::mem::bitmap::Bitmap;
+use crate::mem::{PAGE_SIZE, VirtAddr};
 use crate::vmcore::sections::Sections;
 use crate::vmcore::{AddressSpace, Vmcore, zones};
 
@@ -12,7 +13,7 @@ const SLACK: u64 = 1024;
 
 /// Pages no reader can do without: the page table's root, the names, the log's head, the section table, the stacks of the
 /// CPUs that were stopped.
-pub fn pinned(core: &Vmcore, space: &AddressSpace, sections: &Sections) -> Vec<Pfn> {
+pub fn pinned(core: &Vmcore, space: &AddressSpace, sections: &Sections) -> Bitmap {
     const SYMBOLS: [&str; 9] = [
         "swapper_pg_dir",
         "init_top_pgt",
@@ -27,7 +28,11 @@ pub fn pinned(core: &Vmcore, space: &AddressSpace, sections: &Sections) -> Vec<P
     let reader = core.reader();
     let symbols = SYMBOLS.iter().filter_map(|s| core.vmcoreinfo().and_then(|i| i.symbol(s)).map(VirtAddr));
     let all = symbols.chain(sections.table_address()).chain(stacks(core));
-    all.filter_map(|va| space.translate(&reader, va).ok()).map(|m| Pfn(m.phys.0 / PAGE_SIZE)).collect()
+    let mut pinned = Bitmap::new(core.end().0.div_ceil(PAGE_SIZE));
+    for mapped in all.filter_map(|va| space.translate(&reader, va).ok()) {
+        pinned.set(mapped.phys.0 / PAGE_SIZE..mapped.phys.0 / PAGE_SIZE + 1);
+    }
+    pinned
 }
 
 /// The pages of the kernel stacks that CPUs were stopped on.
@@ -39,15 +44,8 @@ pub fn stacks(core: &Vmcore) -> impl Iterator<Item = VirtAddr> + '_ {
     all.filter(|va| va.0 >> 63 != 0)
 }
 
-/// Puts `pinned` back, and reports what can't be right. `free` says whether the level drops free pages.
-pub fn verify(core: &Vmcore, space: &AddressSpace, pinned: &[Pfn], free: bool, filtered: &mut Filtered) {
-    let mut lost = 0;
-    for pfn in pinned {
-        if filtered.ram.get(pfn.0) && !filtered.kept.get(pfn.0) && !missing(core, *pfn) {
-            filtered.kept.set(pfn.0..pfn.0 + 1);
-            lost += 1;
-        }
-    }
+/// Reports what can't be right. `lost` pinned pages were to be dropped; `free` says whether the level drops free pages.
+pub fn verify(core: &Vmcore, space: &AddressSpace, lost: u64, free: bool, filtered: &mut Filtered) {
     if lost != 0 {
         filtered.warnings.push(format!(
             "{lost} page(s) of the kernel's own tables and stacks were classified as droppable and put back: the filter misreads this kernel"
@@ -58,11 +56,6 @@ pub fn verify(core: &Vmcore, space: &AddressSpace, pinned: &[Pfn], free: bool, f
         let counted = core.vmcoreinfo().and_then(|info| zones::free_pages(info, space, &core.reader()));
         filtered.warnings.extend(doubt(filtered.dropped.free, counted));
     }
-}
-
-/// Whether the vmcore itself, a dump, lacks the page.
-fn missing(core: &Vmcore, pfn: Pfn) -> bool {
-    core.dump().is_some_and(|dump| !dump.present().get(pfn.0))
 }
 
 /// Whether `found` free pages can be all where the kernel counted `counted`.

@@ -47,7 +47,7 @@ pub fn exclude(core: &Vmcore, filtered: &mut Filtered) {
         }
     }
     for run in unneeded.runs() {
-        for page in run.filter(|page| !needed.get(*page) && !scan.pinned.iter().any(|p| p.0 == *page)) {
+        for page in run.filter(|page| !needed.get(*page) && !scan.pinned.get(*page)) {
             filtered.dropped.struct_pages += filtered.kept.clear(page..page + 1);
         }
     }

@@ -1,11 +1,14 @@
 //! Threads that share the kept pages of a vmcore: each takes the next batch, reads it, and does what it is for.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::bitmap::{Bitmap, CHUNK};
+use super::first::{Order, ROUNDS};
+use crate::error::{Error, Kind, Result};
 use crate::mem::{PAGE_SIZE, PhysAddr};
 use crate::vmcore::Reader;
 use crate::vmcore::reader::PageRead;
@@ -38,8 +41,18 @@ fn affordable(cpus: usize, meminfo: &str) -> usize {
 }
 
 /// Calls `work` in `threads` threads, or in this one if there is none to be had, and `watch` a few times a second.
-pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) {
+///
+/// # Errors
+/// If one of them panics, once the others are done: its batch is not. (Where a panic aborts, as in the program itself, it
+/// ends the process: the dump stays marked, and `init` starts another saver.)
+pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) -> Result<()> {
     let (watcher, running) = (std::thread::current(), AtomicUsize::new(0));
+    let panicked = AtomicBool::new(false);
+    let work = || {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            panicked.store(true, Ordering::Relaxed);
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..threads {
             let work = || {
@@ -62,12 +75,16 @@ pub(super) fn run(threads: usize, work: &(dyn Fn() + Sync), watch: &dyn Fn()) {
             watch();
         }
     });
+    if panicked.into_inner() {
+        let what = "a worker stopped in the middle of its pages (this is a bug of the program)";
+        return Err(Error::new(Kind::System, what));
+    }
+    Ok(())
 }
 
-/// The kept pages, dealt out in two rounds, each in their order: those that go first, then the others.
+/// The kept pages, dealt out in rounds, each of them ascending.
 pub(super) struct Batches<'a> {
-    kept: &'a Bitmap,
-    first: Bitmap,
+    order: &'a Order<'a>,
     /// Page frames that are dealt out.
     pfns: Range<u64>,
     /// The round, and the next page frame to take in it.
@@ -76,13 +93,13 @@ pub(super) struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    pub(super) fn new(kept: &'a Bitmap, first: Bitmap) -> Self {
-        Self::of(kept, first, &(0..u64::MAX))
+    pub(super) fn new(order: &'a Order<'a>) -> Self {
+        Self::of(order, &(0..u64::MAX))
     }
 
     /// Only those among `pfns`.
-    pub(super) fn of(kept: &'a Bitmap, first: Bitmap, pfns: &Range<u64>) -> Self {
-        Self { kept, first, pfns: pfns.clone(), cursor: Mutex::new((0, pfns.start)), stop: AtomicBool::new(false) }
+    pub(super) fn of(order: &'a Order<'a>, pfns: &Range<u64>) -> Self {
+        Self { order, pfns: pfns.clone(), cursor: Mutex::new((0, pfns.start)), stop: AtomicBool::new(false) }
     }
 
     /// Takes the next pages, ascending; none when there are no more or [`Batches::stop`] was called.
@@ -92,13 +109,11 @@ impl<'a> Batches<'a> {
             return false;
         }
         let (round, at) = &mut *lock(&self.cursor);
-        while pfns.is_empty()
-            && let Some(pages) = [&self.first, self.kept].get(*round)
-        {
+        while pfns.is_empty() && *round < ROUNDS {
             while pfns.len() < BATCH
-                && let Some(pfn) = pages.next(*at).filter(|pfn| *pfn < self.pfns.end)
+                && let Some(pfn) = self.order.next(*round, *at).filter(|pfn| *pfn < self.pfns.end)
             {
-                if if *round == 0 { self.kept.get(pfn) } else { !self.first.get(pfn) } {
+                if self.order.has(*round, pfn) {
                     pfns.push(pfn);
                 }
                 *at = pfn + 1;

@@ -32,8 +32,8 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Runs `stage` to its end, whatever end that is; `listen` gets every message.
 ///
 /// # Errors
-/// The stage's own reason; or that it was killed, by whom it may have been, or that its time was up.
-pub fn supervise(stage: &Stage<'_>, mut listen: impl FnMut(&Message)) -> Result<()> {
+/// The stage's own reason; or that it was killed ([`Kind::Killed`]), by whom it may have been, or that its time was up.
+pub fn supervise(stage: &Stage<'_>, listen: &mut dyn FnMut(&Message)) -> Result<()> {
     log::debug!("stage {}", stage.name);
     let mut child = Command::new("/proc/self/exe")
         .arg0("init")
@@ -109,9 +109,9 @@ fn outcome(name: &str, status: WaitStatus, failure: Option<String>) -> Result<()
         (_, _, Some(reason)) => Err(Error::new(Kind::System, reason)),
         (_, Some(9), _) => {
             let cause = "it used more memory than the crash kernel has, or somebody ended it";
-            Err(Error::new(Kind::System, format!("stage '{name}' was killed (signal 9): {cause}")))
+            Err(Error::new(Kind::Killed, format!("stage '{name}' was killed (signal 9): {cause}")))
         }
-        (_, Some(signal), _) => Err(Error::new(Kind::System, format!("stage '{name}' died of signal {signal}"))),
+        (_, Some(signal), _) => Err(Error::new(Kind::Killed, format!("stage '{name}' died of signal {signal}"))),
         (code, ..) => Err(Error::new(Kind::System, format!("stage '{name}' ended with status {}", code.unwrap_or(-1)))),
     }
 }

@@ -228,7 +228,7 @@ impl Bitmap {
 
     /// Whether any of `pfns` is in.
     pub fn any(&self, pfns: Range<u64>) -> bool {
-        self.next(pfns.start).is_some_and(|pfn| pfn < pfns.end)
+        self.next_in(pfns).is_some()
     }
 
     /// Whether no page frame of `chunk` is in.
@@ -256,8 +256,20 @@ impl Bitmap {
 
     /// The first page frame at or behind `from` that is in.
     pub fn next(&self, from: u64) -> Option<u64> {
-        let mut pfn = from;
-        while let Some(chunk) = self.chunks.get((pfn / CHUNK) as usize) {
+        self.next_in(from..u64::MAX)
+    }
+
+    /// The first of `pfns` that is in; what lies behind them costs nothing.
+    pub fn next_in(&self, pfns: Range<u64>) -> Option<u64> {
+        self.from(pfns.clone()).filter(|pfn| *pfn < pfns.end)
+    }
+
+    /// The first at or behind the first of `pfns` that is in, looked for in no chunk behind them.
+    fn from(&self, pfns: Range<u64>) -> Option<u64> {
+        let mut pfn = pfns.start;
+        while pfn < pfns.end
+            && let Some(chunk) = self.chunks.get((pfn / CHUNK) as usize)
+        {
             match *chunk {
                 ONE => return Some(pfn),
                 ZERO => {}

@@ -4,6 +4,9 @@
 //! Writes that follow each other become one record, and records wait until some megabytes are together: readers sort all
 //! of them before they show anything. The first record is the one at offset 0. Of those that leave together the last in
 //! the file go first, so that a cut stream has no descriptor without the data it points at.
+//!
+//! Where records overlap, crash takes the first and makedumpfile the last. So a dump's mark, which is what would be
+//! written twice, is left out until the end is known; a stream that is cut says so by its missing end.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -112,6 +115,10 @@ impl Sink for FlatSink<'_> {
     fn sync(&self) -> Result<()> {
         let mut state = self.state();
         state.flush().and_then(|()| state.out.flush()).context(|| "write the flattened dump")
+    }
+
+    fn rewrites(&self) -> bool {
+        false
     }
 
     fn finish(&mut self) -> Result<()> {

@@ -30,6 +30,11 @@ pub trait Sink: Sync {
         Err(Error::new(Kind::Invalid, "what was written to a stream can't be taken back"))
     }
 
+    /// Whether all readers take what was written last at an offset, and not what was written first.
+    fn rewrites(&self) -> bool {
+        true
+    }
+
     /// Whether the bytes matter, and not only how many they are.
     fn keeps(&self) -> bool {
         true

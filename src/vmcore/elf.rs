@@ -1,7 +1,10 @@
 //! The ELF headers of a vmcore (elf(5), fs/proc/vmcore.c): where which physical memory lies in the file.
 //!
 //! Program headers are taken as found: unsorted, overlapping (the kernel's text has an alias segment), with ends inside
-//! pages, lying about their size. What comes out is a sorted list of disjoint physical ranges that the file holds.
+//! pages, lying about their size. What comes out is a sorted list of disjoint physical ranges that the file holds, and of
+//! those it names without holding them (`p_memsz` beyond `p_filesz`): what a filter left out, and pages that were zero.
+//! The file does not tell these apart; both read as zeros, as crash, drgn and gdb read them. Only struct pages tell
+//! which were the kernel's: no filter leaves these out, so they were zero (`dump/filter.rs`).
 
 use std::io;
 
@@ -25,6 +28,12 @@ const PHYS_LIMIT: u64 = 1 << 52;
 /// `__START_KERNEL_map`: segments from here on are aliases of memory that others map directly.
 pub const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;
 
+/// Where memory that a core names without holding it is in the input: far behind the end of any file.
+pub const LEFT_OUT: u64 = 1 << 63;
+
+/// Most bytes of memory that are believed for each byte of the file: struct pages alone are a 64th of what they describe.
+const BELIEVED: u64 = 1024;
+
 /// One PT_LOAD, clipped to what the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -32,14 +41,21 @@ pub struct Load {
     pub vaddr: u64,
     /// Physical range of the bytes in the file.
     pub phys: Range,
-    /// Where they start in the file.
+    /// Where they start in the file; from [`LEFT_OUT`] on, nowhere: they read as zeros.
     pub offset: u64,
+}
+
+impl Load {
+    /// Whether the file holds it.
+    pub const fn is_held(&self) -> bool {
+        self.offset < LEFT_OUT
+    }
 }
 
 /// What the headers say.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
-    /// PT_LOADs in the order of the file.
+    /// PT_LOADs in the order of the file, each in two if it is held in part.
     pub loads: Vec<Load>,
     /// PT_NOTEs as ranges of the file.
     pub notes: Vec<Range>,
@@ -80,7 +96,8 @@ impl Layout {
     /// [`Kind::Invalid`] when the file is no ELF64 core of x86_64, or holds no memory.
     pub fn read(input: &dyn Input) -> Result<Self> {
         let layout = Self::headers(input)?;
-        if layout.segments.is_empty() {
+        // One that is marked incomplete may have no byte of memory yet.
+        if !layout.loads.iter().any(Load::is_held) && !layout.marked {
             return Err(invalid(match layout.missing {
                 0 => "it has no PT_LOAD segment with memory in it".to_owned(),
                 n => format!("the file ends before the memory its headers promise ({n:#x} bytes)"),
@@ -106,6 +123,13 @@ impl Layout {
         let mut layout = Layout { marked, ..Layout::default() };
         let count = layout.program_headers(input, &ehdr, phoff)?;
         layout.read_table(input, phoff, count)?;
+        if layout.left_out > input.size().saturating_mul(BELIEVED) {
+            let (named, held) = (layout.left_out, input.size());
+            layout
+                .warnings
+                .push(format!("{named:#x} bytes of memory are named by a file of {held:#x}; they are ignored"));
+            layout.loads.retain(Load::is_held);
+        }
         layout.segments = disjoint(&layout.loads);
         Ok(layout)
     }
@@ -146,6 +170,7 @@ impl Layout {
                 Some(PT_LOAD) => {
                     self.left_out = self.left_out.saturating_add(memsz.saturating_sub(filesz));
                     self.load(input.size(), offset, vaddr, paddr, filesz.min(memsz));
+                    self.loads.extend(tail(vaddr, paddr, filesz, memsz));
                 }
                 Some(PT_NOTE) => self.notes.extend(Range::with_len(offset, filesz)),
                 _ => {}
@@ -174,6 +199,13 @@ impl Layout {
             self.loads.push(Load { vaddr, phys, offset });
         }
     }
+}
+
+/// The memory of a PT_LOAD behind its bytes in the file.
+fn tail(vaddr: u64, paddr: u64, filesz: u64, memsz: u64) -> Option<Load> {
+    let phys = Range::new(paddr.checked_add(filesz)?, paddr.checked_add(memsz)?)?;
+    let vaddr = if vaddr == 0 { 0 } else { vaddr.saturating_add(filesz) };
+    Some(Load { vaddr, phys, offset: LEFT_OUT }).filter(|load| !phys.is_empty() && load.phys.end() <= PHYS_LIMIT)
 }
 
 /// Whether a file begins like a core of x86_64, as far as it goes.
@@ -211,7 +243,8 @@ fn identify(ehdr: &[u8; EHDR_SIZE], got: usize) -> Result<()> {
     }
 }
 
-/// Sorted by physical address, each byte once. Direct-map segments win over the text alias, earlier over later ones.
+/// Sorted by physical address, each byte once. What the file holds wins over what it only names, direct-map segments over
+/// the text alias, earlier over later ones.
 fn disjoint(loads: &[Load]) -> Vec<Load> {
     // A dump may have a hundred thousand, and those hardly ever overlap.
     let mut sorted = loads.to_vec();
@@ -220,7 +253,7 @@ fn disjoint(loads: &[Load]) -> Vec<Load> {
         return sorted;
     }
     let mut order: Vec<&Load> = loads.iter().collect();
-    order.sort_by_key(|l| l.vaddr >= KERNEL_IMAGE);
+    order.sort_by_key(|l| (!l.is_held(), l.vaddr >= KERNEL_IMAGE));
     let mut covered = Ranges::new();
     let mut out: Vec<Load> = Vec::with_capacity(loads.len());
     for load in order {

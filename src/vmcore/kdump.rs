@@ -216,8 +216,17 @@ impl Opened {
         Ok(Self { input, raw, header, pfns, bitmaps, blocks, partial, descriptors })
     }
 
-    /// Whether the bitmaps are there and cover what they should.
+    /// Whether the writer was stopped before it had written which pages there are: then it has saved none.
+    fn begun(&self) -> bool {
+        // max_mapnr is in the sub header.
+        self.header.incomplete() && (self.header.max_mapnr == 0 || self.descriptors > self.input.size())
+    }
+
+    /// Whether the bitmaps are there, if they must be, and cover what they should.
     fn check(&self) -> Result<()> {
+        if self.begun() {
+            return Ok(());
+        }
         let (max_mapnr, size) = (self.header.max_mapnr, self.input.size());
         if self.descriptors > size {
             return Err(invalid(format!(
@@ -271,21 +280,26 @@ impl Opened {
 }
 
 impl Kdump {
-    /// Opens the file in `inputs`, or the parts of one split dump, in any order.
+    /// Opens the file in `inputs`, or the parts of one split dump, in any order. `cut` says that one is incomplete,
+    /// whatever its header says.
     ///
     /// # Errors
     /// [`Kind::Invalid`] when a header breaks the format's rules, or the files are no parts of one dump.
-    pub fn open(inputs: Vec<Box<dyn Input>>) -> Result<Self> {
+    pub fn open(inputs: Vec<Box<dyn Input>>, cut: bool) -> Result<Self> {
         let mut files = Vec::with_capacity(inputs.len());
         let several = inputs.len() > 1;
         for (n, input) in (1usize..).zip(inputs) {
             let name = || format!("file {n} of the set");
-            let file = Opened::read(input).and_then(|file| file.check().map(|()| file));
+            let file = Opened::read(input).and_then(|mut file| {
+                file.header.status |= if cut { DUMP_DH_COMPRESSED_INCOMPLETE } else { 0 };
+                file.check().map(|()| file)
+            });
             files.push(if several { file.context(name)? } else { file? });
         }
         files.sort_by_key(|f| f.pfns.start);
         let first = files.first().ok_or_else(|| invalid("no file was given"))?;
-        let (ram, described) = first.bitmaps()?;
+        let with_bitmaps = files.iter().find(|file| !file.begun());
+        let (ram, described) = with_bitmaps.map_or(Ok(Default::default()), Opened::bitmaps)?;
         let header = first.header.clone();
         let mut ranks = Vec::with_capacity(index(described.chunks()));
         let mut total = 0u64;
@@ -425,6 +439,11 @@ impl Kdump {
     /// Pages that were meant to be in the dump: the second bitmap.
     pub const fn described(&self) -> &Bitmap {
         &self.described
+    }
+
+    /// Whether the writer was stopped before it had said which pages it saves.
+    pub fn has_nothing(&self) -> bool {
+        self.header.incomplete() && self.described.next(0).is_none()
     }
 
     /// Pages whose data the dump has. The first call reads all descriptors.

@@ -139,7 +139,7 @@ impl Vmcore {
             files.push(input);
         }
         if dumps != 0 && dumps == files.len() {
-            let dump = Arc::new(Kdump::open(files)?);
+            let dump = Arc::new(Kdump::open(files, fault.is_some())?);
             let layout = dump.layout();
             let input: Box<dyn Input> = Box::new(Arc::clone(&dump));
             let mut notes = Notes::read(input.as_ref(), &layout.notes);
@@ -187,6 +187,8 @@ impl Vmcore {
             let gaps = self.dump.as_ref().is_some_and(|d| !d.gaps().is_empty());
             let why = if gaps { "a part of the split dump was not given" } else { "the dump it is was not finished" };
             Some(format!("the vmcore lacks {missing} pages that it was meant to have: {why}"))
+        } else if self.dump.as_ref().is_some_and(|d| d.has_nothing()) {
+            Some("the vmcore is a dump whose writer was stopped before it had saved a page".into())
         } else if self.dump.as_ref().is_some_and(|d| d.header.incomplete()) {
             Some("the vmcore is a dump that is marked incomplete".into())
         } else if self.missing() != 0 {
@@ -274,7 +276,7 @@ impl Vmcore {
         &self.layout.loads
     }
 
-    /// Physical ranges the file holds, ascending, disjoint.
+    /// Physical ranges the file holds, and those an ELF core names without holding them, ascending, disjoint.
     pub fn segments(&self) -> &[Load] {
         &self.layout.segments
     }

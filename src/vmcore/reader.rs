@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::elf::{Load, read_full};
+use super::elf::{LEFT_OUT, Load, read_full};
 use super::input::Input;
 use super::le::{index, wide};
 use super::{Fault, PhysMem, Vmcore};
@@ -63,6 +63,10 @@ impl<'a> Reader<'a> {
 
     /// Fills `buf` from `offset` of the file.
     fn read_file(&self, offset: u64, buf: &mut [u8]) -> Result<(), Fault> {
+        if offset >= LEFT_OUT {
+            buf.fill(0);
+            return Ok(());
+        }
         let start = offset & !WINDOW.wrapping_sub(1);
         let within = index(offset.wrapping_sub(start));
         {

@@ -80,7 +80,7 @@ fn search_types(image: &Image<'_>, start: u64) -> Option<String> {
 pub fn vmcoreinfo(core: &Vmcore) -> Option<VmcoreInfo> {
     const BEGIN: &[u8] = b"OSRELEASE=";
     let mem = core.reader();
-    for segment in core.segments() {
+    for segment in core.segments().iter().filter(|segment| segment.is_held()) {
         let mut at = segment.phys.start().checked_next_multiple_of(PAGE_SIZE)?;
         while at < segment.phys.end() {
             // Holes of a sparse file hold no text.

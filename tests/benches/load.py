@@ -12,9 +12,10 @@ with its CRC, which kexec-tools never does; with --no-checks it doesn't, and bot
 """
 
 import os
-import statistics
 import subprocess
 import sys
+
+from measure import PEAK, SYSTEM, USER, alternate, instructions, median, run
 
 MODES = [["-c"], ["-s"], ["-s", "--no-checks"]]
 # A machine of 4 GiB, so that every machine places the same: /proc/iomem shows zeros in a user namespace.
@@ -50,28 +51,6 @@ def first(*paths):
     return next(path for path in paths if os.path.exists(path))
 
 
-def run(command):
-    """One measured run: peak KB, user ms, system ms."""
-    report = os.path.join(room, "report")
-    pid = os.posix_spawn(time, [time, "-q", "-f", "%M", "-o", report, *command], os.environ)
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        sys.exit(f"{' '.join(command)}: status {status:#x}")
-    with open(report) as file:
-        return int(file.read()), usage.ru_utime * 1000, usage.ru_stime * 1000
-
-
-def instructions(command):
-    out = os.path.join(room, "callgrind")
-    environment = {**os.environ, "VALGRIND_LIB": f"{valgrind}/libexec/valgrind"}
-    count = [f"{valgrind}/bin/valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *command]
-    said = subprocess.run(count, env=environment, capture_output=True, text=True).stderr
-    for line in said.splitlines():
-        if "Collected :" in line:
-            return int(line.split()[-1])
-    sys.exit(f"{' '.join(count)} counted nothing:\n{said}")
-
-
 room, runs, valgrind, time = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 programs = {}
 for word in sys.argv[5:]:
@@ -82,11 +61,9 @@ names = [f"{room}/vmlinuz", f"--initrd={room}/initrd", "--append=console=ttyS0"]
 print(f"{'':24}{'instructions':>16}{'peak KiB':>10}{'user ms':>10}{'system ms':>11}")
 for mode in MODES:
     commands = {name: [*program, *mode, "-l", *names] for name, program in programs.items()}
-    measured = {name: [] for name in commands}
-    for _ in range(runs):
-        for name, command in commands.items():
-            measured[name].append(run(command))
+    measured = alternate(runs, {name: lambda command=command: run(time, command) for name, command in commands.items()})
     for name, command in commands.items():
-        peak, user, system = (statistics.median(column) for column in zip(*measured[name]))
+        peak, user, system = (median(measured[name], what) for what in [PEAK, USER, SYSTEM])
         row = f"{' '.join(mode)} -l  {name}"
-        print(f"{row:24}{instructions(command):16,}{peak:10,.0f}{user:10.1f}{system:11.1f}", flush=True)
+        count = instructions(valgrind, room, command)
+        print(f"{row:24}{count:16,}{peak / 1024:10,.0f}{user * 1000:10.1f}{system * 1000:11.1f}", flush=True)

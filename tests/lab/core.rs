@@ -48,10 +48,7 @@ fn made(kernel: &Kernel, cpu: &str, which: &str) -> PathBuf {
     say(&format!("making a vmcore of {} on {cpu}", kernel.release));
     let work = super::workdir(&format!("core-{}-{cpu}", kernel.release));
     let new = work.join("core.elf");
-    let script = format!(
-        "{FILL}\necho '{ORACLE}' > /dev/kmsg\necho LAB-CORE-READY $(grep -E \"MemFree|^Cached|AnonPages|Shmem:|HugePages_Total\" /proc/meminfo | tr -s \" \\n\" \" \")\nsleep 1000\n"
-    );
-    let guest = Guest::new(kernel, &["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"], &script);
+    let guest = filled(kernel);
     let initrd = guest.write_gzip(&work.join("initrd"));
     let machine = Machine::new(&format!("core-{}-{cpu}", kernel.release), &work, &kernel.vmlinuz())
         .initrd(&initrd)
@@ -60,7 +57,7 @@ fn made(kernel: &Kernel, cpu: &str, which: &str) -> PathBuf {
         .disk(&fill_disk(&work.join("fill.img")))
         .argument("-device")
         .argument("vmcoreinfo")
-        .monitor("LAB-CORE-READY", &format!("dump-guest-memory {}\nquit", new.display()))
+        .monitor(READY, &format!("dump-guest-memory {}\nquit", new.display()))
         .timeout(240);
     let outcome = machine.run();
     outcome.ended();
@@ -72,6 +69,17 @@ fn made(kernel: &Kernel, cpu: &str, which: &str) -> PathBuf {
         fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).expect("keep what was made");
     }
     wanted
+}
+
+/// What a guest of [`filled`] prints when its memory is as it shall be; then it waits.
+pub const READY: &str = "LAB-CORE-READY";
+
+/// A guest that fills its memory. Wants the disk of [`fill_disk`].
+pub fn filled(kernel: &Kernel) -> Guest {
+    let script = format!(
+        "{FILL}\necho '{ORACLE}' > /dev/kmsg\necho {READY} $(grep -E \"MemFree|^Cached|AnonPages|Shmem:|HugePages_Total\" /proc/meminfo | tr -s \" \\n\" \" \")\nsleep 1000\n"
+    );
+    Guest::new(kernel, &["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"], &script)
 }
 
 /// A disk with a file of 24 MiB to read into the page cache.

@@ -9,7 +9,7 @@
 //! * [`Machine`]: one boot: kernel, initrd parts, command line, memory, disks, blobs placed in memory,
 //!   monitor commands sent when a line appears on the serial console; [`Outcome`] holds what came of it;
 //! * [`disk`]: ext4 images made and read back without mounting anything;
-//! * [`core::vmcore`]: real vmcores, made once by QEMU and cached;
+//! * [`core::vmcore`]: real vmcores, made once by QEMU and cached; [`ram::vmcore`]: of machines larger than this one;
 //! * [`product`]: our own release binary; [`tool`]: upstream's programs, run under their own libraries.
 //!
 //! Everything fetched lives below `KDUMPBOX_CACHE` (`target/cache` by default); `tests/lab/fetch` says how.
@@ -22,6 +22,7 @@ pub mod dracut;
 mod guest;
 mod kernel;
 mod machine;
+pub mod ram;
 pub mod uki;
 pub mod xen;
 pub mod xen_core;

@@ -89,7 +89,7 @@ pub const POISON: u64 = 1 << 23;
 /// Physical layout: two pieces of memory in two sections, and a hole between them.
 pub const RAM: [(u64, u64); 2] = [(0x10_0000, 0x140_0000), (0x800_0000, 0x880_0000)];
 /// The image is at 2 MiB although it is linked for 16 MiB: a negative phys_base.
-const IMAGE_PHYS: u64 = 0x20_0000;
+pub const IMAGE_PHYS: u64 = 0x20_0000;
 const IMAGE_VIRT: u64 = IMAGE + 0x100_0000;
 const MEM_MAP_PHYS: u64 = 0x80_0000;
 

@@ -11,6 +11,8 @@ pub enum States {
     Old,
     /// From 4.17: bit 60, bits 59 and 58.
     New,
+    /// From 4.22: the same, and a free frame that waits to be scrubbed says so by bit 57, broken's of old.
+    Scrub,
 }
 
 /// What a frame of the guests' memory is.
@@ -227,7 +229,7 @@ impl Xen {
         const HEAP_BIT: u64 = 1 << 62;
         let (broken, state) = match self.states {
             States::Old => (1u64 << 57, 55),
-            States::New => (1u64 << 60, 58),
+            States::New | States::Scrub => (1u64 << 60, 58),
         };
         let (dom0, guest) = (HEAP / PAGE, HEAP / PAGE + 1);
         for pfn in Kernel::pfns() {
@@ -242,6 +244,7 @@ impl Xen {
                 Frame::Guest => (ALLOCATED | 1, guest),
                 Frame::Leaving => (1, guest),
                 Frame::Free => (3 << state, 0),
+                Frame::Dirty if self.states == States::Scrub => (3 << state | 1 << 57, 0),
                 Frame::Dirty => (3 << state | ALLOCATED, guest),
                 Frame::Offlined => (2 << state, 0),
                 Frame::Broken => (broken | 2 << state, 0),

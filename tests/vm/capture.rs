@@ -123,18 +123,45 @@ fn a_full_target_keeps_the_log_and_the_reason() {
     assert!(summary.contains("status: failed") && summary.contains("No space left on device"), "{summary}");
 }
 
+/// A slow disk keeps the saver busy; sysrq-f is the kernel's own way to kill what it kills when memory is short.
+const SLOW: &str = "block_set_io_throttle lab0 0 0 2000000 0 0 0";
+const KILL: &str = "sendkey alt-sysrq-f";
+
 #[test]
-fn a_killed_saver_leaves_its_reason_and_the_machine_reboots() {
+fn a_killed_saver_is_followed_by_one_that_goes_on_with_a_wider_rung() {
+    let crash = Crash::new("capture-killed-once");
+    let target = disk::ext4(&crash.work.join("target.img"), 64, "target", None);
+    let words = "rootfstype=ramfs kdump.level=16 kdump.codec=none sysrq_always_enabled";
+    let machine = crash.machine(&crash.header(), &crash.image(&[]), words).disk(&target);
+    let machine = machine.monitor("(ext4) mounted", SLOW).monitor("saving at level 16", KILL);
+    let outcome = machine.monitor("begins again", "block_set_io_throttle lab0 0 0 0 0 0 0").run();
+    ended(&outcome, "reboot");
+    outcome.expect("stage 'save' was killed (signal 9)").expect("the saver begins again, with rung 1");
+    outcome.expect("saving at level 0").expect("stage 'save' ended with status 8");
+    let summary = text(&crash, &target, "summary.txt");
+    assert!(summary.contains("status: complete") && summary.contains("reason: stage 'save' was killed"), "{summary}");
+    assert!(summary.contains("kernel: 6.1.0-synthetic") && summary.contains("dmesg: "), "of the first: {summary}");
+    let files = disk::files(&target);
+    assert!(!files.iter().any(|file| file.contains("incomplete")), "{files:?}");
+    let dump = Kdump::open(&disk::copy_out(&target, &format!("{DIRECTORY}/vmcore"), &crash.work.join("vmcore")));
+    assert_eq!((dump.level, dump.status & 8), (0, 0));
+    for pfn in Crashed::pfns().filter(|pfn| !crash.crashed.use_of(*pfn).droppable(0)) {
+        assert!(dump.page(pfn) == Page::Data(crash.crashed.memory.page(pfn)), "{pfn:#x}");
+    }
+}
+
+#[test]
+fn a_saver_killed_at_every_rung_leaves_its_reasons_and_the_machine_reboots() {
     let crash = Crash::new("capture-killed");
     let target = disk::ext4(&crash.work.join("target.img"), 64, "target", None);
     let words = "rootfstype=ramfs kdump.level=0 kdump.codec=none sysrq_always_enabled";
-    let machine = crash.machine(&crash.header(), &crash.image(&[]), words).disk(&target);
-    // A slow disk keeps the saver busy; sysrq-f is the kernel's own way to kill what it kills when memory is short.
-    let slow = "block_set_io_throttle lab0 0 0 2000000 0 0 0";
-    let outcome =
-        machine.monitor("(ext4) mounted", slow).monitor("vmcore-dmesg.txt saved", "sendkey alt-sysrq-f").run();
+    let machine = crash.machine(&crash.header(), &crash.image(&[]), words).disk(&target).timeout(180);
+    let machine = machine.monitor("(ext4) mounted", SLOW).monitor("saving at level 0", KILL);
+    // Memory without what is broken, then all of it.
+    let machine = machine.monitor("saving raw memory, but", KILL).monitor("saving all memory raw", KILL);
+    let outcome = machine.run();
     ended(&outcome, "reboot");
-    outcome.expect("stage 'save' was killed (signal 9)");
+    outcome.expect("with rung 1").expect("with rung 2").expect("no dump: stage 'save' was killed (signal 9)");
     let summary = text(&crash, &target, "summary.txt");
     assert!(summary.contains("status: failed") && summary.contains("was killed"), "{summary}");
     assert!(disk::files(&target).contains(&format!("{DIRECTORY}/vmcore-dmesg.txt")));

@@ -43,6 +43,11 @@ impl<'a> Panic<'a> {
 
     /// Boots, loads, panics; waits for the end. The second value is the image of the target disk.
     pub fn run(&self) -> (Outcome, PathBuf) {
+        self.run_watched(|_| {})
+    }
+
+    /// The same, and hands each console line to `watch` as it comes.
+    pub fn run_watched(&self, watch: impl FnMut(&str)) -> (Outcome, PathBuf) {
         let fill = if self.fill { FILL } else { "" };
         let script = format!(
             "{fill}\nAPPEND='{APPEND}'
@@ -71,7 +76,7 @@ echo c > /proc/sysrq-trigger
             .disk(&fill_disk(&self.work.join("fill.img")))
             .disk(&target)
             .timeout(240)
-            .run();
+            .run_watched(watch);
         (outcome, target)
     }
 }
