@@ -1,14 +1,17 @@
 """How CPU time and size of a dump grow with memory, ours beside makedumpfile's: level 31, zstd, one thread; and of the
-filter alone (--dry-run). Started by tests/benches/run. The last rows are the straight line that fits the medians best:
-what a TiB adds, and what remains where there is no memory."""
+filter alone (--dry-run, which writes nothing). Started by tests/benches/run.
+
+The last rows are the straight line that fits the medians best: what a TiB adds, what remains where there is no memory.
+"""
 
 import sys
 
-from measure import BYTES, CPU, PEAK, alternate, median, peer, room, run, shown
+from measure import BYTES, CPU, PEAK, alternate, calm, median, peer, room, run, shown
 
 ours, tools, time_program, runs = sys.argv[1:4] + [int(sys.argv[4])]
 CORES = [word.split("=", 1) for word in sys.argv[5:]]
-PROGRAMS = {"kdumpbox": [ours, "makedumpfile", "--num-threads", "1"], "makedumpfile": peer(tools)}
+# Root's runs go before everything else on the machine.
+PROGRAMS = {"kdumpbox": [*calm(), ours, "makedumpfile", "--num-threads", "1"], "makedumpfile": [*calm(), *peer(tools)]}
 MB, TIB = 1e6, 2**40
 
 
@@ -32,7 +35,7 @@ with room() as directory:
         measures = {}
         for who, program in PROGRAMS.items():
             for dry in [False, True]:
-                command = [*program, "-f", "--message-level", "4", "-z", "-d31", *(["--dry-run"] if dry else []), core, output]
+                command = [*program, "-f", "--message-level", "4", "-d31", "--dry-run" if dry else "-z", core, output]
                 measures[who, dry] = lambda command=command: run(time_program, command, output)
         got = alternate(runs, measures)
         cells = []
