@@ -215,6 +215,7 @@ impl PhysMem for Noting<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test that overflows or panics fails")]
 mod tests {
     use super::*;
     use std::io;
