@@ -195,3 +195,73 @@ fn case_13_a_broken_page_inside_a_huge_one_is_not_read_either() {
         }
     }
 }
+
+#[test]
+fn a_stored_page_at_the_zero_pages_distance_is_not_taken_for_it() {
+    let kernel = Kernel::new(V6_1, 4);
+    let mut core = kernel.core();
+    // As many pages as fill blocks with their descriptors: page data then begins at a multiple of a page's size, and
+    // pages that are stored as they are lie at such distances from the first of a write.
+    let load = core.loads.last_mut().expect("memory");
+    load.1 -= 254 * PAGE;
+    let end = load.1 / PAGE;
+    let vmcore = Vmcore::from_input(Box::new(bytes(&core))).expect("a vmcore");
+    for threads in [1, 2, 3, 8] {
+        let sink = Memory::default();
+        let level = Level::new(1).expect("a level");
+        let request = Request { level, codec: Codec::None, threads, ..Request::default() };
+        let report = dump::save(&vmcore, &request, &sink, &|_| {}).expect("saved");
+        assert_eq!((report.kept + report.zero) % 512, 0, "{report:?}");
+        check(&sink.into_dump(), &kernel, &format!("{threads} threads"), |pfn| pfn < end && by_level(&kernel, 1)(pfn));
+    }
+}
+
+#[test]
+fn what_the_head_of_a_free_block_speaks_for_is_not_read() {
+    for generation in GENERATIONS {
+        let mut kernel = Kernel::new(generation, 4);
+        let blocks = [RAM[1].0 / PAGE, RAM[1].0 / PAGE + 1024];
+        kernel.uses.clear();
+        blocks.into_iter().for_each(|head| kernel.set(head, Use::Buddy(10)));
+        let core = kernel.core();
+        // All but the first page of each block's structs, which lie in the file's first piece of memory.
+        let unreadable = blocks.map(|head| {
+            let at = core.phdrs().0[2].offset + kernel.struct_page(head) - RAM[0].0;
+            at + PAGE..at + 1024 * 64
+        });
+        let input = Broken { data: bytes(&core), unreadable: unreadable.into(), forbidden: 0..0 };
+        let vmcore = Vmcore::from_input(Box::new(input)).expect("a vmcore");
+        let level = Level::new(16).expect("a level");
+        let filtered = dump::filter::filter(&vmcore, level, false, 2);
+        let context = format!("{generation:?}");
+        assert_eq!(filtered.degraded, [""; 0], "{context}");
+        for pfn in Kernel::pfns() {
+            assert_eq!(filtered.kept.get(pfn), by_level(&kernel, 16)(pfn), "{context}: {pfn:#x}");
+        }
+    }
+}
+
+#[test]
+fn memory_in_use_by_many_in_turn_is_counted_page_by_page() {
+    let mut kernel = Kernel::new(V6_12, 4);
+    let first = RAM[1].0 / PAGE;
+    let turn = [Use::Cache, Use::Anon, Use::Kernel, Use::CachePrivate, Use::Buddy(0), Use::Anon, Use::Hwpoison];
+    for pfn in first..RAM[1].1 / PAGE {
+        kernel.uses.remove(&pfn);
+        kernel.set(pfn, turn[(pfn - first) as usize % turn.len()]);
+    }
+    let core = Vmcore::from_input(Box::new(bytes(&kernel.core()))).expect("a vmcore");
+    let count = |what: Use| (first..RAM[1].1 / PAGE).filter(|pfn| kernel.use_of(*pfn) == what).count() as u64;
+    for threads in [1, 2, 3, 8] {
+        let filtered = dump::filter::filter(&core, Level::MAX, false, threads);
+        for pfn in Kernel::pfns() {
+            assert_eq!(filtered.kept.get(pfn), by_level(&kernel, 31)(pfn), "{threads} threads: {pfn:#x}");
+        }
+        let dropped = filtered.dropped;
+        let [cache, private] = [dropped.cache, dropped.cache_private];
+        assert_eq!([cache, private], [count(Use::Cache), count(Use::CachePrivate)], "{threads} threads");
+        let [user, free, broken] = [dropped.user, dropped.free, dropped.hwpoison];
+        assert_eq!([user, free, broken], [Use::Anon, Use::Buddy(0), Use::Hwpoison].map(count), "{threads} threads");
+        assert_eq!(filtered.kept.count() + dropped.total(), filtered.ram.count(), "{threads} threads");
+    }
+}

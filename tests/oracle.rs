@@ -12,8 +12,6 @@ mod kexec_cli;
 mod lab;
 #[path = "oracle/parts.rs"]
 mod parts;
-#[path = "oracle/readers.rs"]
-mod readers;
 #[path = "support/recorded.rs"]
 mod recorded;
 #[path = "oracle/recover.rs"]
@@ -98,19 +96,4 @@ fn case_27_the_log_is_what_the_console_showed() {
 #[test]
 fn case_24_parts_and_streams_are_put_together_by_either() {
     parts::either_way(SUITE);
-}
-
-#[test]
-fn case_24_what_makedumpfile_erased_is_told_when_its_parts_are_joined() {
-    parts::erased(SUITE);
-}
-
-#[test]
-fn case_15_half_a_dump_shows_crash_and_drgn_what_the_whole_one_shows() {
-    readers::half_a_dump_is_as_good();
-}
-
-#[test]
-fn case_18_crash_reads_streams_as_they_are() {
-    readers::streams_need_no_unflattening();
 }

@@ -168,20 +168,21 @@ fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
 }
 
 /// What follows each other is one: an ELF core's segments are in pieces, as a filter left them.
-fn whole(loads: &[Load]) -> impl Iterator<Item = Load> + '_ {
+fn whole(loads: &[Load]) -> Vec<Load> {
     let follows = |a: &Load, b: &Load| {
         let next = if a.vaddr == 0 { 0 } else { a.vaddr.wrapping_add(a.phys.len()) };
         a.phys.end() == b.phys.start() && next == b.vaddr
     };
-    loads.chunk_by(follows).filter_map(|run| {
+    let join = |run: &[Load]| {
         let (first, last) = (run.first()?, run.last()?);
         Some(Load { phys: Range::new(first.phys.start(), last.phys.end())?, ..*first })
-    })
+    };
+    loads.chunk_by(follows).filter_map(join).collect()
 }
 
 /// The kernel's image as it is mapped besides: the same bytes of the file.
 fn aliases<'a>(core: &'a Vmcore, pieces: &'a [Piece]) -> impl Iterator<Item = Piece> + 'a {
-    let images = whole(core.loads()).filter(|load| load.vaddr >= KERNEL_IMAGE);
+    let images = whole(core.loads()).into_iter().filter(|load| load.vaddr >= KERNEL_IMAGE);
     images.flat_map(move |load| {
         let first = pieces.partition_point(|p| p.phys.start() + p.memsz <= load.phys.start());
         let there =

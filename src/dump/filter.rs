@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Level;
 use super::guests;
+use super::structs::{Outcome, Runs, Structs, add};
 use super::verify::{pinned, verify};
+use super::workers::lock;
 use crate::error::{Error, Kind, Result};
-use crate::mem::bitmap::{Bitmap, CHUNK};
-use crate::mem::{PAGE_SIZE, VirtAddr};
-use crate::vmcore::image::Image;
+use crate::mem::PAGE_SIZE;
+use crate::mem::bitmap::{self, Bitmap, CHUNK};
 use crate::vmcore::p2m::{INVALID, P2m};
-use crate::vmcore::pages::{Class, PageLayout, Verdict};
+use crate::vmcore::pages::{Class, PageLayout};
 use crate::vmcore::sections::Sections;
-use crate::vmcore::{AddressSpace, Fault, Load, PhysMem, Vmcore, recover};
+use crate::vmcore::{AddressSpace, Load, Vmcore, recover};
 
-/// Struct pages read at a time: 256 KiB of them, which is 16 MiB of memory.
-const BATCH: u64 = 4096;
+/// Runs that are taken out of the kept pages one by one; more of them in one go.
+const FEW_RUNS: usize = 8;
 
 /// Pages left out, by why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,13 @@ impl Dropped {
             Class::Hwpoison => &mut self.hwpoison,
             Class::Offline => &mut self.offline,
             Class::Guest => &mut self.guests,
+        }
+    }
+
+    /// Adds the classes of `other`.
+    fn add(&mut self, other: &mut Dropped) {
+        for class in Class::ALL {
+            *self.of(class) += *other.of(class);
         }
     }
 
@@ -176,51 +184,18 @@ fn decide(core: &Vmcore, level: Level, threads: usize, filtered: &mut Filtered) 
 /// What it takes to classify pages.
 pub(super) struct Scan {
     /// Whether struct pages may be missing because they describe nothing that is there.
-    gaps: bool,
+    pub(super) gaps: bool,
     /// What VMCOREINFO had to be told, if anything.
     supplemented: Option<String>,
     pub(super) layout: PageLayout,
     pub(super) sections: Sections,
     pub(super) space: AddressSpace,
-    level: Level,
+    pub(super) level: Level,
     pub(super) pinned: Bitmap,
 }
 
-/// What became of one chunk's struct pages.
-enum Outcome {
-    Read,
-    /// None is there: memory the kernel did not manage.
-    Absent,
-    Broken(Fault),
-}
-
-/// Runs of pages and what they are, in the order found.
-type Runs = Vec<(Range<u64>, Class)>;
-
-/// What the struct pages of a chunk say.
-#[derive(Default)]
-struct Found {
-    drops: Runs,
-    /// Kept, but a higher level drops them.
-    rest: Runs,
-    /// Where these struct pages are.
-    at: Vec<Range<u64>>,
-}
-
-impl Found {
-    fn clear(&mut self) {
-        self.drops.clear();
-        self.rest.clear();
-        self.at.clear();
-    }
-}
-
-fn add(runs: &mut Runs, pfns: Range<u64>, class: Class) {
-    match runs.last_mut() {
-        Some((run, c)) if *c == class && run.end == pfns.start => run.end = pfns.end,
-        _ => runs.push((pfns, class)),
-    }
-}
+/// What is found out, and which pinned pages were to go, while several threads work on both.
+type Shared<'a> = Mutex<(&'a mut Filtered, Bitmap)>;
 
 impl Scan {
     pub(super) fn new(core: &Vmcore, level: Level) -> Result<Self> {
@@ -258,8 +233,7 @@ impl Scan {
         let result = Mutex::new((&mut *filtered, Bitmap::new(end)));
         let work = || {
             let reader = core.reader();
-            let mut buffer = Vec::new();
-            let mut found = Found::default();
+            let mut structs = Structs::new(self, &reader);
             let mut frames = vec![INVALID; if self.space.p2m().is_some() { CHUNK as usize } else { 0 }];
             loop {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
@@ -276,8 +250,8 @@ impl Scan {
                 if ranges.is_empty() {
                     continue;
                 }
-                found.clear();
-                let outcome = self.chunk(&reader, &ranges, &mut buffer, &mut found);
+                let outcome = structs.chunk(&ranges);
+                let found = &mut structs.found;
                 if let Some(p2m) = self.space.p2m() {
                     let frame = |pfn: u64| match frames.get((pfn.wrapping_sub(chunk * CHUNK)) as usize) {
                         Some(frame) => Some(*frame).filter(|f| *f != INVALID),
@@ -286,14 +260,11 @@ impl Scan {
                     found.drops = on_the_machine(&found.drops, frame);
                     found.rest = on_the_machine(&found.rest, frame);
                 }
-                let mut result = result.lock().unwrap_or_else(|e| e.into_inner());
-                let (filtered, put_back) = &mut *result;
                 match outcome {
                     Outcome::Read => {
                         read.fetch_add(1, Ordering::Relaxed);
-                        for (pfns, class) in found.drops.drain(..) {
-                            self.drop(filtered, put_back, pfns, class);
-                        }
+                        self.take_out(&result, chunk, &found.drops);
+                        let (filtered, _) = &mut *lock(&result);
                         found.rest.drain(..).for_each(|(pfns, _)| filtered.rest.set(pfns));
                         found.at.drain(..).for_each(|pfns| filtered.struct_pages.set(pfns));
                         continue;
@@ -307,7 +278,7 @@ impl Scan {
                         broken.1.get_or_insert((chunk * CHUNK * PAGE_SIZE, fault));
                     }
                 }
-                filtered.rest.set(chunk * CHUNK..(chunk + 1) * CHUNK);
+                lock(&result).0.rest.set(chunk * CHUNK..(chunk + 1) * CHUNK);
             }
         };
         std::thread::scope(|scope| {
@@ -342,11 +313,46 @@ impl Scan {
         verify(core, &self.space, put_back.count(), self.level.bits() & 16 != 0, filtered);
     }
 
+    /// Takes the runs found in `chunk` out of what is kept.
+    fn take_out(&self, shared: &Shared<'_>, chunk: u64, drops: &Runs) {
+        let one_by_one = |drops: &Runs| {
+            let (filtered, put_back) = &mut *lock(shared);
+            drops.iter().for_each(|(pfns, class)| self.drop(filtered, put_back, pfns.clone(), *class));
+        };
+        if drops.len() <= FEW_RUNS || !self.pinned.is_empty(chunk) {
+            return one_by_one(drops);
+        }
+        // Memory in use by many is in short runs: they are counted without the lock, on a copy of the chunk.
+        let before = lock(shared).0.kept.words(chunk);
+        let (mut after, mut counted, mut outside) = (before, Dropped::default(), Runs::new());
+        let (first, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+        for (pfns, class) in drops {
+            let inside = pfns.start.max(first)..pfns.end.min(end);
+            if inside.start < inside.end {
+                let bits = (inside.start - first) as usize..(inside.end - first) as usize;
+                *counted.of(*class) += bitmap::clear_bits(&mut after, bits);
+            }
+            let others = [pfns.start..pfns.end.min(first), pfns.start.max(end)..pfns.end];
+            outside.extend(others.into_iter().filter(|r| r.start < r.end).map(|r| (r, *class)));
+        }
+        {
+            let (filtered, _) = &mut *lock(shared);
+            if filtered.kept.words(chunk) == before {
+                filtered.kept.put(chunk, &after);
+                filtered.dropped.add(&mut counted);
+            } else {
+                // A run that began in another chunk reached into this one meanwhile.
+                outside.clone_from(drops);
+            }
+        }
+        one_by_one(&outside);
+    }
+
     /// Takes `pfns` out of what is kept, all but those that are pinned.
     fn drop(&self, filtered: &mut Filtered, put_back: &mut Bitmap, pfns: Range<u64>, class: Class) {
         let mut from = pfns.start;
         let mut count = 0;
-        while let Some(pinned) = self.pinned.next(from).filter(|pinned| *pinned < pfns.end) {
+        while let Some(pinned) = self.pinned.next_in(from..pfns.end) {
             count += filtered.kept.clear(from..pinned);
             if filtered.kept.get(pinned) {
                 put_back.set(pinned..pinned + 1);
@@ -354,99 +360,6 @@ impl Scan {
             from = pinned + 1;
         }
         *filtered.dropped.of(class) += count + filtered.kept.clear(from..pfns.end);
-    }
-
-    /// Goes through the struct pages of one chunk's memory.
-    fn chunk(&self, mem: &dyn PhysMem, ranges: &[Range<u64>], buffer: &mut Vec<u8>, found: &mut Found) -> Outcome {
-        let (mut some, mut fault) = (false, None);
-        for range in ranges {
-            let mut at = range.start;
-            while at < range.end {
-                // Batches are aligned, so that a head and its first tail page (an even number and the next) are together.
-                let stop = range.end.min((at / BATCH + 1) * BATCH);
-                match self.batch(mem, at..stop, buffer, found) {
-                    Ok(true) => some = true,
-                    Ok(false) => {}
-                    Err(e) => {
-                        fault.get_or_insert(e);
-                    }
-                }
-                at = stop;
-            }
-        }
-        match fault {
-            None => Outcome::Read,
-            Some(Fault::NotMapped(_)) if !some && self.sections.presumed() => Outcome::Absent,
-            Some(fault) => Outcome::Broken(fault),
-        }
-    }
-
-    /// Classifies `pfns`. `false` if the section has no struct pages.
-    fn batch(
-        &self,
-        mem: &dyn PhysMem,
-        pfns: Range<u64>,
-        buffer: &mut Vec<u8>,
-        found: &mut Found,
-    ) -> Result<bool, Fault> {
-        let size = self.layout.size;
-        let section = pfns.start / self.sections.pages_per_section;
-        let Some(base) = self.sections.struct_pages(&self.space, mem, section, size) else { return Ok(false) };
-        let within = pfns.start - section * self.sections.pages_per_section;
-        // One struct more than asked for, where the run ends on a head: its order is in the first tail page.
-        let count = (pfns.end - pfns.start).next_multiple_of(2) as usize;
-        buffer.resize(count * size, 0);
-        let va = VirtAddr(base.wrapping_add(within * size as u64));
-        let asked = (pfns.end - pfns.start) as usize * size;
-        if self.space.read(mem, va, buffer).is_err() {
-            buffer.truncate(asked);
-            let read = self.space.read(mem, va, buffer);
-            if self.gaps {
-                // What was left out describes pages that were left out: there is nothing to decide about them.
-                Image { space: &self.space, mem }.fill(va.0, buffer);
-            } else {
-                read?;
-            }
-        }
-        self.places(mem, va, asked as u64, &mut found.at);
-        let mut at = pfns.start;
-        while at < pfns.end {
-            let offset = (at - pfns.start) as usize * size;
-            let page = &buffer[offset..offset + size];
-            let tail = buffer.get(offset + size..offset + 2 * size).unwrap_or_default();
-            let classify = |level: Level| self.layout.classify(page, tail, at, level.bits());
-            let Some(verdict) = classify(self.level) else { break };
-            if let Some(class) = verdict.class {
-                let end = at + (1 << verdict.order);
-                add(&mut found.drops, at..end, class);
-                at = end;
-                continue;
-            }
-            if self.level != Level::MAX
-                && let Some(Verdict { class: Some(class), order }) = classify(Level::MAX)
-            {
-                // Any of them may still be broken: the next is looked at all the same.
-                add(&mut found.rest, at..at + (1 << order), class);
-            }
-            at += 1;
-        }
-        Ok(true)
-    }
-
-    /// Adds the page frames that `len` bytes of struct pages from `va` on are in.
-    fn places(&self, mem: &dyn PhysMem, va: VirtAddr, len: u64, places: &mut Vec<Range<u64>>) {
-        let mut done = 0;
-        while done < len
-            && let Ok(mapped) = self.space.translate(mem, VirtAddr(va.0.wrapping_add(done)))
-        {
-            let here = mapped.len.min(len - done).max(1);
-            let pfns = mapped.phys.0 / PAGE_SIZE..(mapped.phys.0 + here).div_ceil(PAGE_SIZE);
-            match places.last_mut() {
-                Some(last) if (last.start..=last.end).contains(&pfns.start) => last.end = pfns.end.max(last.end),
-                _ => places.push(pfns),
-            }
-            done += here;
-        }
     }
 }
 

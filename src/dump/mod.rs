@@ -14,6 +14,7 @@ mod padded;
 pub mod pipeline;
 pub mod raw;
 mod room;
+mod structs;
 mod verify;
 mod vmemmap;
 mod workers;

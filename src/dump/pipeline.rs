@@ -20,7 +20,12 @@ use crate::abi::diskdump::PageDesc;
 use crate::error::{Context, Error, Result};
 use crate::mem::PAGE_SIZE;
 use crate::target::{Nowhere, Sink};
-use crate::vmcore::Vmcore;
+use crate::vmcore::{Reader, Vmcore};
+
+/// Bytes worth a write: file systems take few long ones faster, and from several workers without a queue.
+const WRITE: usize = 256 << 10;
+/// Pages that wait for a write at most: many are small, zero pages take none of it.
+const MANY: usize = 1024;
 
 /// Filters `core` and writes the dump to `sink`, which the caller then finishes.
 ///
@@ -140,8 +145,11 @@ struct Job<'a> {
 
 /// A worker's buffers, used again for each batch.
 struct Buffers {
-    pfns: Vec<u64>,
+    /// The batch: its page frames and what they hold.
+    batch: Vec<u64>,
     pages: Vec<u8>,
+    /// What is compressed and not yet written, of this batch and those before.
+    pfns: Vec<u64>,
     out: Vec<u8>,
     descriptors: Vec<PageDesc>,
 }
@@ -209,42 +217,72 @@ impl<'a> Job<'a> {
         let reader = self.core.reader();
         let mut encoder = Encoder::new(self.codec);
         let mut buffers = Buffers {
-            pfns: Vec::with_capacity(BATCH),
+            batch: Vec::with_capacity(BATCH),
             pages: Vec::with_capacity(BATCH * PAGE),
-            out: Vec::with_capacity((BATCH + 1) * PAGE),
+            pfns: Vec::with_capacity(BATCH),
+            out: Vec::with_capacity(WRITE + (BATCH + 1) * PAGE),
             descriptors: Vec::with_capacity(BATCH),
         };
         let mut rank = Rank::new(self.kept);
-        while self.batches.take(&mut buffers.pfns) {
-            let unreadable = workers::read(&reader, &buffers.pfns, &mut buffers.pages);
-            self.unreadable.fetch_add(unreadable, Ordering::Relaxed);
-            match self.write(&mut encoder, &mut buffers, &mut rank) {
-                Ok(true) => {}
-                Ok(false) => return self.batches.stop(),
-                Err(e) => {
-                    self.batches.stop();
-                    // The first failure is the cause; later ones follow from it.
-                    lock(&self.failure).get_or_insert(e);
-                    return;
-                }
-            }
-            self.done.fetch_add(buffers.pfns.len() as u64, Ordering::Relaxed);
-        }
+        while self.step(&reader, &mut encoder, &mut buffers, &mut rank).unwrap_or_else(|e| {
+            // The first failure is the cause; later ones follow from it.
+            lock(&self.failure).get_or_insert(e);
+            false
+        }) {}
+        self.batches.stop();
     }
 
-    /// Compresses a batch and writes its data, then its descriptors: a descriptor never points at what is not written.
-    /// `false` where the limit is reached.
-    fn write(&self, encoder: &mut Encoder, buffers: &mut Buffers, rank: &mut Rank<'_>) -> Result<bool> {
-        let Buffers { pfns, pages, out, descriptors } = buffers;
-        out.clear();
-        descriptors.clear();
-        let mut zeros = 0;
+    /// Reads and compresses the next batch, and writes what there is once that is worth a write. `false` at the end of
+    /// the pages or of the limit.
+    fn step(
+        &self,
+        reader: &Reader<'_>,
+        encoder: &mut Encoder,
+        buffers: &mut Buffers,
+        rank: &mut Rank<'_>,
+    ) -> Result<bool> {
+        if !self.batches.take(&mut buffers.batch) {
+            self.write(buffers, rank)?;
+            return Ok(false);
+        }
+        // Pages that go first are written before the others are begun.
+        if buffers.pfns.last() > buffers.batch.first() && !self.write(buffers, rank)? {
+            return Ok(false);
+        }
+        let unreadable = workers::read(reader, &buffers.batch, &mut buffers.pages);
+        self.unreadable.fetch_add(unreadable, Ordering::Relaxed);
+        if self.codec == Codec::None && !self.sink.keeps() {
+            return Ok(self.count(buffers));
+        }
+        self.compress(encoder, buffers);
+        // A limit is used up to the last batch that fits.
+        let enough = buffers.out.len() >= WRITE || buffers.pfns.len() >= MANY || self.limit != u64::MAX;
+        if enough { self.write(buffers, rank) } else { Ok(true) }
+    }
+
+    /// Counts a batch that nobody wants to have. `false` where the limit is reached.
+    fn count(&self, buffers: &Buffers) -> bool {
+        let pages = buffers.batch.len() as u64;
+        let zeros = match self.zero_page {
+            Some(_) => buffers.pages.chunks_exact(PAGE).filter(|page| is_zero(page)).count() as u64,
+            None => 0,
+        };
+        let fits = self.reserve((pages - zeros) * PAGE_SIZE).is_some();
+        if fits {
+            self.zero.fetch_add(zeros, Ordering::Relaxed);
+            self.done.fetch_add(pages, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// Adds a batch to what is to be written. Until then its descriptors say where in that.
+    fn compress(&self, encoder: &mut Encoder, buffers: &mut Buffers) {
+        let Buffers { batch, pages, pfns, out, descriptors } = buffers;
+        pfns.extend_from_slice(batch);
         for page in pages.chunks_exact(PAGE) {
-            if let Some(shared) = self.zero_page
-                && is_zero(page)
-            {
-                descriptors.push(shared);
-                zeros += 1;
+            if self.zero_page.is_some() && is_zero(page) {
+                // No other page has a size of 0.
+                descriptors.push(PageDesc::default());
                 continue;
             }
             let start = out.len();
@@ -257,22 +295,39 @@ impl<'a> Job<'a> {
                 page_flags: 0.into(),
             });
         }
+    }
+
+    /// Writes data, then its descriptors: a descriptor never points at what is not written. `false` where the limit is
+    /// reached.
+    fn write(&self, buffers: &mut Buffers, rank: &mut Rank<'_>) -> Result<bool> {
+        let Buffers { pfns, out, descriptors, .. } = buffers;
         let Some(extent) = self.reserve(out.len() as u64) else { return Ok(false) };
-        self.zero.fetch_add(zeros, Ordering::Relaxed);
         if !out.is_empty() {
             self.sink.write_at(extent, out).context(|| "write page data")?;
         }
-        for descriptor in descriptors.iter_mut().filter(|d| Some(**d) != self.zero_page) {
-            descriptor.offset.set(descriptor.offset.get() + extent);
+        let mut zeros = 0;
+        for descriptor in descriptors.iter_mut() {
+            match self.zero_page.filter(|_| descriptor.size.get() == 0) {
+                Some(shared) => {
+                    *descriptor = shared;
+                    zeros += 1;
+                }
+                None => descriptor.offset.set(descriptor.offset.get() + extent),
+            }
         }
-        let mut descriptors = descriptors.as_slice();
+        let mut rest = descriptors.as_slice();
         // Descriptors stand as the kept pages do: those of neighbours among them go in one write.
         for run in pfns.chunk_by(|a, b| self.kept.next(a + 1) == Some(*b)) {
-            let Some((here, behind)) = descriptors.split_at_checked(run.len()) else { break };
-            descriptors = behind;
+            let Some((here, behind)) = rest.split_at_checked(run.len()) else { break };
+            rest = behind;
             let at = self.container.descriptors + (rank.of(run[0]) - self.before) * size_of::<PageDesc>() as u64;
             self.sink.write_at(at, here.as_bytes()).context(|| "write page descriptors")?;
         }
+        self.zero.fetch_add(zeros, Ordering::Relaxed);
+        self.done.fetch_add(pfns.len() as u64, Ordering::Relaxed);
+        pfns.clear();
+        out.clear();
+        descriptors.clear();
         Ok(true)
     }
 

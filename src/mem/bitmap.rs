@@ -5,7 +5,8 @@ use std::ops::Range;
 
 /// Page frames in a chunk.
 pub const CHUNK: u64 = 4096 * 8;
-const WORDS: usize = 512;
+/// Words of a chunk.
+pub const WORDS: usize = 512;
 /// A chunk without a page frame.
 const ZERO: u32 = 0;
 /// A chunk with all of them.
@@ -42,6 +43,22 @@ fn mask(word: usize, bits: &Range<usize>) -> u64 {
     }
 }
 
+/// Removes `bits` of one chunk and returns how many of them were in.
+pub fn clear_bits(words: &mut [u64; WORDS], bits: Range<usize>) -> u64 {
+    change_bits(words, bits, false)
+}
+
+fn change_bits(words: &mut [u64], bits: Range<usize>, to: bool) -> u64 {
+    let touched = bits.start / 64..bits.end.div_ceil(64);
+    let mut changed = 0;
+    for (i, word) in words.iter_mut().enumerate().take(touched.end).skip(touched.start) {
+        let affected = mask(i, &bits) & if to { !*word } else { *word };
+        *word ^= affected;
+        changed += u64::from(affected.count_ones());
+    }
+    changed
+}
+
 impl Bitmap {
     /// The empty set of page frames below `end`.
     pub fn new(end: u64) -> Self {
@@ -72,13 +89,15 @@ impl Bitmap {
     pub fn keep_common(&mut self, other: &Bitmap) -> u64 {
         let mut removed = 0;
         for chunk in 0..self.chunks() {
-            let Some(mut words) = self.words(chunk) else { continue };
-            let others = other.words(chunk).unwrap_or([0; WORDS]);
+            if self.is_empty(chunk) {
+                continue;
+            }
+            let (mut words, others) = (self.words(chunk), other.words(chunk));
             let before: u32 = words.iter().map(|w| w.count_ones()).sum();
             words.iter_mut().zip(others).for_each(|(mine, its)| *mine &= its);
             let after: u32 = words.iter().map(|w| w.count_ones()).sum();
             removed += u64::from(before - after);
-            self.put(chunk as usize, &words);
+            self.put(chunk, &words);
         }
         removed
     }
@@ -105,12 +124,7 @@ impl Bitmap {
                 self.spread(index, value);
             }
             let Some(words) = self.dense.get_mut(self.chunks[index].wrapping_sub(DENSE) as usize) else { break };
-            let touched = bits.start / 64..bits.end.div_ceil(64);
-            for (i, word) in words.iter_mut().enumerate().take(touched.end).skip(touched.start) {
-                let affected = mask(i, &bits) & if to { !*word } else { *word };
-                *word ^= affected;
-                changed += u64::from(affected.count_ones());
-            }
+            changed += change_bits(words, bits, to);
             let goal = if to { u64::MAX } else { 0 };
             if words.iter().all(|w| *w == goal) {
                 self.unused.push(self.chunks[index] - DENSE);
@@ -136,8 +150,12 @@ impl Bitmap {
         self.chunks[index] = place + DENSE;
     }
 
-    /// Replaces the bits of a chunk.
-    fn put(&mut self, index: usize, words: &[u64; WORDS]) {
+    /// Replaces the bits of a chunk; one behind the last chunk is passed over.
+    pub fn put(&mut self, chunk: u64, words: &[u64; WORDS]) {
+        if chunk >= self.chunks() {
+            return;
+        }
+        let index = chunk as usize;
         let uniform = match words[0] {
             0 => Some(ZERO),
             u64::MAX => Some(ONE),
@@ -158,11 +176,12 @@ impl Bitmap {
         self.dense[(self.chunks[index] - DENSE) as usize].copy_from_slice(words);
     }
 
-    fn words(&self, chunk: u64) -> Option<[u64; WORDS]> {
-        match *self.chunks.get(chunk as usize)? {
-            ZERO => None,
-            ONE => Some([u64::MAX; WORDS]),
-            n => self.dense[(n - DENSE) as usize].as_ref().try_into().ok(),
+    /// The bits of a chunk.
+    pub fn words(&self, chunk: u64) -> [u64; WORDS] {
+        match self.chunks.get(chunk as usize) {
+            None | Some(&ZERO) => [0; WORDS],
+            Some(&ONE) => [u64::MAX; WORDS],
+            Some(n) => self.dense[(n - DENSE) as usize].as_ref().try_into().unwrap_or([0; WORDS]),
         }
     }
 
@@ -209,7 +228,7 @@ impl Bitmap {
 
     /// Whether any of `pfns` is in.
     pub fn any(&self, pfns: Range<u64>) -> bool {
-        self.next(pfns.start).is_some_and(|pfn| pfn < pfns.end)
+        self.next_in(pfns).is_some()
     }
 
     /// Whether no page frame of `chunk` is in.
@@ -220,10 +239,10 @@ impl Bitmap {
     /// The 4096 bytes of `chunk` as they stand in the file; `None` if all are zero.
     pub fn block(&self, chunk: u64) -> Option<[u8; 4096]> {
         let mut block = [0; 4096];
-        for (bytes, word) in block.chunks_exact_mut(8).zip(self.words(chunk)?) {
+        for (bytes, word) in block.chunks_exact_mut(8).zip(self.words(chunk)) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        Some(block)
+        (!self.is_empty(chunk)).then_some(block)
     }
 
     /// Replaces `chunk` by the 4096 bytes that stand in a file; one behind the last chunk is passed over.
@@ -232,15 +251,25 @@ impl Bitmap {
         for (word, bytes) in words.iter_mut().zip(block.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        if chunk < self.chunks() {
-            self.put(chunk as usize, &words);
-        }
+        self.put(chunk, &words);
     }
 
     /// The first page frame at or behind `from` that is in.
     pub fn next(&self, from: u64) -> Option<u64> {
-        let mut pfn = from;
-        while let Some(chunk) = self.chunks.get((pfn / CHUNK) as usize) {
+        self.next_in(from..u64::MAX)
+    }
+
+    /// The first of `pfns` that is in; what lies behind them costs nothing.
+    pub fn next_in(&self, pfns: Range<u64>) -> Option<u64> {
+        self.from(pfns.clone()).filter(|pfn| *pfn < pfns.end)
+    }
+
+    /// The first at or behind the first of `pfns` that is in, looked for in no chunk behind them.
+    fn from(&self, pfns: Range<u64>) -> Option<u64> {
+        let mut pfn = pfns.start;
+        while pfn < pfns.end
+            && let Some(chunk) = self.chunks.get((pfn / CHUNK) as usize)
+        {
             match *chunk {
                 ONE => return Some(pfn),
                 ZERO => {}

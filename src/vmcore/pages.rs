@@ -26,6 +26,12 @@ pub enum Class {
     Guest,
 }
 
+impl Class {
+    /// Every one.
+    pub const ALL: [Class; 7] =
+        [Class::Free, Class::Cache, Class::CachePrivate, Class::User, Class::Hwpoison, Class::Offline, Class::Guest];
+}
+
 /// What the head of some pages says: `1 << order` of them are of `class`; `None` is "keep".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -62,23 +68,38 @@ enum Order {
     TailFlags,
 }
 
-/// A value of `page_type` (`_mapcount` before it had a name).
-#[derive(Clone, Copy, Debug)]
-struct PageType(u32);
+/// A value of `page_type` (`_mapcount` before it had a name), and which bits of the field tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PageType {
+    mask: u32,
+    value: u32,
+}
 
 impl PageType {
-    fn from(info: &VmcoreInfo, name: &str) -> Option<Self> {
-        // Exported as a signed or an unsigned decimal: the low 32 bits are the field's.
-        let bytes = info.number(name)?.to_le_bytes();
-        u32_at(&bytes, 0).map(Self)
-    }
+    /// What no page has.
+    const NONE: Self = Self { mask: 0, value: 1 };
 
     /// 6.12 and later number the types in the top byte and leave the low 24 bits to the page's owner (4ffca5a96678
     /// "mm: support only one page_type per page"); before, each type is a cleared bit and the value compares whole.
-    fn matches(self, page_type: u32) -> bool {
-        let numbered = self.0 & 0x00ff_ffff == 0 && (0xf0..=0xfe).contains(&(self.0 >> 24));
-        if numbered { page_type >> 24 == self.0 >> 24 } else { page_type == self.0 }
+    fn from(info: &VmcoreInfo, name: &str) -> Self {
+        // Exported as a signed or an unsigned decimal: the low 32 bits are the field's.
+        let bytes = info.number(name).map(u64::to_le_bytes);
+        let Some(value) = bytes.and_then(|bytes| u32_at(&bytes, 0)) else { return Self::NONE };
+        let numbered = value & 0x00ff_ffff == 0 && (0xf0..=0xfe).contains(&(value >> 24));
+        Self { mask: if numbered { 0xff00_0000 } else { u32::MAX }, value }
     }
+
+    const fn matches(self, page_type: u32) -> bool {
+        page_type & self.mask == self.value
+    }
+}
+
+/// What is looked at of one struct.
+struct Words {
+    flags: u64,
+    compound_head: u64,
+    mapping: u64,
+    page_type: u32,
 }
 
 /// Where the members of `struct page` are and what their values mean.
@@ -98,14 +119,18 @@ pub struct PageLayout {
     slab_mask: u64,
     hwpoison_mask: u64,
     head_mask: u64,
-    buddy: Option<PageType>,
-    slab: Option<PageType>,
-    offline: Option<PageType>,
-    unaccepted: Option<PageType>,
+    buddy: PageType,
+    slab: PageType,
+    offline: PageType,
+    unaccepted: PageType,
     hugetlb: Hugetlb,
     order: Order,
     /// `LENGTH(zone.free_area)`: orders of the buddy allocator, that is, its largest order and one.
     free_areas: u32,
+    /// Flags without which a page is the kernel's own, if its `mapping` and type don't say otherwise.
+    telling: u64,
+    /// Whether a struct is eight words and none of those looked at lies across two.
+    in_words: bool,
 }
 
 fn mask_of_bit(bit: Option<u64>) -> u64 {
@@ -129,7 +154,7 @@ impl PageLayout {
             (Some(at), _) | (None, Some(at)) => Order::TailByte(at),
             (None, None) => Order::TailFlags,
         };
-        let layout = Self {
+        let mut layout = Self {
             size,
             flags: offset("page.flags")?,
             mapping: offset("page.mapping")?,
@@ -150,7 +175,13 @@ impl PageLayout {
             hugetlb: Self::hugetlb(info, in_tail("folio._folio_dtor")),
             order,
             free_areas: info.length("zone.free_area").and_then(|n| u32::try_from(n).ok()).unwrap_or(11).min(MAX_ORDER),
+            telling: 0,
+            in_words: false,
         };
+        layout.telling = layout.lru_mask | layout.swapcache_mask | layout.head_mask | layout.hwpoison_mask;
+        let words = [layout.flags, layout.mapping, compound_head];
+        layout.in_words =
+            size == 64 && words.iter().all(|at| at.is_multiple_of(8)) && layout.mapcount.is_multiple_of(4);
         let last = [layout.flags, layout.mapping, layout.private, compound_head].into_iter().max().unwrap_or(0);
         if last.saturating_add(8) > size || layout.mapcount.saturating_add(4) > size {
             return Err(Error::new(
@@ -163,7 +194,7 @@ impl PageLayout {
 
     /// The first key without which a class of pages that every kernel has can't be told.
     pub const fn lacks(&self) -> Option<&'static str> {
-        if self.buddy.is_none() {
+        if self.buddy.mask == 0 {
             Some("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
         } else if self.lru_mask == 0 {
             Some("NUMBER(PG_lru)")
@@ -177,7 +208,8 @@ impl PageLayout {
     }
 
     fn hugetlb(info: &VmcoreInfo, folio_dtor: Option<usize>) -> Hugetlb {
-        if let Some(kind) = PageType::from(info, "PAGE_HUGETLB_MAPCOUNT_VALUE") {
+        let kind = PageType::from(info, "PAGE_HUGETLB_MAPCOUNT_VALUE");
+        if kind != PageType::NONE {
             return Hugetlb::Type(kind);
         }
         if let Some(bit) = info.number("PG_hugetlb") {
@@ -191,31 +223,60 @@ impl PageLayout {
         }
     }
 
-    /// What `page` (its struct, whose page frame number is `pfn`) says under `level`. `tail` is the struct behind it,
-    /// empty if there is none.
-    pub fn classify(&self, page: &[u8], tail: &[u8], pfn: u64, level: u8) -> Option<Verdict> {
-        let flags = u64_at(page, self.flags)?;
-        let page_type = u32_at(page, self.mapcount)?;
+    /// The words of the first of `structs`.
+    #[inline]
+    fn words(&self, structs: &[u8]) -> Option<Words> {
+        if let Some(first) = structs.first_chunk::<64>().filter(|_| self.in_words) {
+            // The masks change nothing, but say that all is inside: this runs once for each page of the machine.
+            let (words, _) = first.as_chunks::<8>();
+            let word = |at: usize| words.get((at >> 3) & 7).map(|bytes| u64::from_le_bytes(*bytes));
+            let (halves, _) = first.as_chunks::<4>();
+            let half = halves.get((self.mapcount >> 2) & 15).map(|bytes| u32::from_le_bytes(*bytes));
+            return Some(Words {
+                flags: word(self.flags)?,
+                compound_head: word(self.compound_head)?,
+                mapping: word(self.mapping)?,
+                page_type: half?,
+            });
+        }
+        Some(Words {
+            flags: u64_at(structs, self.flags)?,
+            compound_head: u64_at(structs, self.compound_head)?,
+            mapping: u64_at(structs, self.mapping)?,
+            page_type: u32_at(structs, self.mapcount)?,
+        })
+    }
+
+    /// What the first of `structs` (it is that of `pfn`) says under `level`. The one behind it is asked where that is a
+    /// head; `None` if there is not even the first.
+    pub fn classify(&self, structs: &[u8], pfn: u64, level: u8) -> Option<Verdict> {
+        let Words { flags, compound_head, mapping, page_type } = self.words(structs)?;
         // The head has decided about its tail pages, but broken memory is marked where it is.
-        if u64_at(page, self.compound_head)? & 1 != 0 {
+        if compound_head & 1 != 0 {
             let broken = flags & self.hwpoison_mask != 0;
             return Some(if broken { Verdict { class: Some(Class::Hwpoison), order: 0 } } else { KEEP });
         }
-        let is = |kind: Option<PageType>| kind.is_some_and(|k| k.matches(page_type));
-        let slab = flags & self.slab_mask != 0 || is(self.slab);
+        let slab = flags & self.slab_mask != 0 || self.slab.matches(page_type);
         if level & 16 != 0 {
-            if is(self.buddy) && !slab {
-                return Some(self.buddy_run(u64_at(page, self.private)?, pfn));
+            if self.buddy.matches(page_type) && !slab {
+                return Some(self.buddy_run(u64_at(structs, self.private)?, pfn));
             }
-            if is(self.unaccepted) {
+            if self.unaccepted.matches(page_type) {
                 // Unaccepted memory is kept in blocks of the largest buddy order (mm/page_alloc.c, accept_page).
                 return Some(run(Class::Free, self.free_areas.saturating_sub(1), pfn));
             }
         }
-        let compound = if flags & self.head_mask != 0 && !slab { self.compound_order(tail, pfn) } else { 0 };
         // Slab pages use the word for their own ends: bit 0 means nothing there (130d4df57390, 6.2).
-        let anon = !slab && u64_at(page, self.mapping)? & 1 != 0;
-        let hugetlb = flags & self.head_mask != 0 && !slab && self.is_hugetlb(page_type, tail);
+        let anon = !slab && mapping & 1 != 0;
+        let offline = self.offline.matches(page_type);
+        if flags & self.telling == 0 && !anon && !offline {
+            return Some(KEEP);
+        }
+        let (mut compound, mut hugetlb) = (0, false);
+        if flags & self.head_mask != 0 && !slab {
+            let tail = structs.get(self.size..self.size.saturating_mul(2)).unwrap_or_default();
+            (compound, hugetlb) = (self.compound_order(tail, pfn), self.is_hugetlb(page_type, tail));
+        }
         let swap_cached =
             flags & self.swapcache_mask != 0 && (self.swapbacked_mask == 0 || flags & self.swapbacked_mask != 0);
         let cached = (flags & self.lru_mask != 0 || swap_cached) && !anon;
@@ -226,7 +287,7 @@ impl PageLayout {
             Some(Class::User)
         } else if flags & self.hwpoison_mask != 0 {
             Some(Class::Hwpoison)
-        } else if is(self.offline) {
+        } else if offline {
             Some(Class::Offline)
         } else {
             None

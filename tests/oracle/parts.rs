@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::lab::core::vmcore;
-use crate::lab::{Kernel, fetch, run, tool_of, workdir};
+use crate::lab::{Kernel, run, tool_of, workdir};
 use crate::support::kdump::Kdump;
 
 fn ours(applet: &str) -> Command {
@@ -63,29 +63,5 @@ pub fn either_way(suite: &str) {
             same(&plain, &again, &format!("{one} way, filtered again by {by}"));
         }
     }
-    std::fs::remove_dir_all(work).expect("remove");
-}
-
-/// makedumpfile erases a string of the kernel, and says so in the last part only.
-pub fn erased(suite: &str) {
-    let core = vmcore(&Kernel::of(suite), "qemu64");
-    let work = workdir("erased");
-    let at = |name: &str| work.join(name);
-    let (one, two, config) = (at("one"), at("two"), at("erase.conf"));
-    std::fs::write(&config, "[vmlinux]\nerase saved_command_line size 16\n").expect("write");
-    let mut command = tool_of(suite, "makedumpfile");
-    command.args(["-f", "-c", "-d", "31", "--split", "--splitblock-size", "65536", "-x"]);
-    command.arg(fetch(&["debug", suite]).join("vmlinux")).arg("--config").arg(&config);
-    run(command.arg(&core).args([&one, &two]));
-    let text = |join: Command, name: &str| {
-        let (mut join, joined) = (join, at(name));
-        run(join.args(["-f", "--reassemble"]).args([&one, &two, &joined]));
-        let dump = std::fs::read(joined).expect("read");
-        let word = |at: usize| u64::from_le_bytes(dump[4096 + at..4096 + at + 8].try_into().expect("8 bytes")) as usize;
-        dump[word(64)..][..word(72)].to_vec()
-    };
-    let (mine, theirs) = (text(ours("makedumpfile"), "mine"), text(tool_of(suite, "makedumpfile"), "theirs"));
-    assert_eq!(String::from_utf8_lossy(&mine), "erase saved_command_line size 16\n");
-    assert_eq!(mine, theirs);
     std::fs::remove_dir_all(work).expect("remove");
 }

@@ -16,6 +16,8 @@ mod panic;
 #[path = "synthetic.rs"]
 mod synthetic;
 
+#[path = "cut.rs"]
+mod cut;
 #[allow(dead_code, reason = "shared with the target oracle")]
 #[path = "../oracle/dump.rs"]
 mod dump;

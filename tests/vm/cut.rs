@@ -1,11 +1,12 @@
-//! Dumps that are cut, streams and ELF cores with a limit, as `crash` and drgn see them: the same as the whole dump.
+//! Dumps that are cut, streams and ELF cores with a limit, as `crash` and drgn see them: the same as the whole dump. And
+//! what takes debug symbols to make: a dump that something was erased from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::lab::core::{ORACLE, vmcore};
-use crate::lab::{Kernel, SUITE, checkout, drgn, fetch, product, run, workdir};
+use crate::lab::{Kernel, SUITE, checkout, drgn, fetch, product, run, tool, workdir};
 
 /// What `crash` says of the kernel of [`SUITE`] in `dump`, without what it says of the file.
 fn crash(dump: &Path, options: &[&str], work: &Path) -> Vec<String> {
@@ -40,7 +41,8 @@ fn drgn_reads(dump: &Path, release: &str) {
 }
 
 /// Half of a dump of all memory has what readers need; so has what fits a limit, in either format.
-pub fn half_a_dump_is_as_good() {
+#[test]
+fn case_15_half_a_dump_shows_crash_and_drgn_what_the_whole_one_shows() {
     let kernel = Kernel::of(SUITE);
     let core = vmcore(&kernel, "qemu64");
     let work = workdir("half");
@@ -73,8 +75,8 @@ pub fn half_a_dump_is_as_good() {
     fs::remove_dir_all(work).expect("remove");
 }
 
-/// `crash` reads a stream as it is, and shows what it shows of the plain dump.
-pub fn streams_need_no_unflattening() {
+#[test]
+fn case_18_crash_reads_streams_as_they_are() {
     let core = vmcore(&Kernel::of(SUITE), "qemu64");
     let work = workdir("streams");
     let expected = crash(&save(&core, &work, "plain", &["-c", "-d", "31"], 0), &[], &work);
@@ -83,5 +85,32 @@ pub fn streams_need_no_unflattening() {
         let said = crash(&stream, &[], &work);
         assert!(said == expected, "{options:?}: {said:#?}");
     }
+    fs::remove_dir_all(work).expect("remove");
+}
+
+/// makedumpfile erases a string of the kernel, and says so in the last part only.
+#[test]
+fn case_24_what_makedumpfile_erased_is_told_when_its_parts_are_joined() {
+    let core = vmcore(&Kernel::of(SUITE), "qemu64");
+    let work = workdir("erased");
+    let at = |name: &str| work.join(name);
+    let (one, two, config) = (at("one"), at("two"), at("erase.conf"));
+    fs::write(&config, "[vmlinux]\nerase saved_command_line size 16\n").expect("write");
+    let mut command = tool("makedumpfile");
+    command.args(["-f", "-c", "-d", "31", "--split", "--splitblock-size", "65536", "-x"]);
+    command.arg(fetch(&["debug", SUITE]).join("vmlinux")).arg("--config").arg(&config);
+    run(command.arg(&core).args([&one, &two]));
+    let text = |join: Command, name: &str| {
+        let (mut join, joined) = (join, at(name));
+        run(join.args(["-f", "--reassemble"]).args([&one, &two, &joined]));
+        let dump = fs::read(joined).expect("read");
+        let word = |at: usize| u64::from_le_bytes(dump[4096 + at..4096 + at + 8].try_into().expect("8 bytes")) as usize;
+        dump[word(64)..][..word(72)].to_vec()
+    };
+    let mut ours = Command::new(product());
+    ours.arg("makedumpfile");
+    let (mine, theirs) = (text(ours, "mine"), text(tool("makedumpfile"), "theirs"));
+    assert_eq!(String::from_utf8_lossy(&mine), "erase saved_command_line size 16\n");
+    assert_eq!(mine, theirs);
     fs::remove_dir_all(work).expect("remove");
 }
