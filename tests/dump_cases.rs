@@ -8,34 +8,14 @@ use std::process::Command;
 use kdumpbox::dump::{self, Codec, Level, Report, Request};
 use kdumpbox::vmcore::{Input, Vmcore};
 use support::faults::{Memory, bytes};
+use support::filtered::{by_level, check};
 use support::kdump::{Kdump, Page};
 use support::kernel::*;
 use support::machine::{Core, PAGE, ehdr, note};
 
 fn save(core: &Core, level: u8) -> (Kdump, Report) {
     let core = Vmcore::from_input(Box::new(bytes(core))).expect("a vmcore");
-    let level = Level::new(level).expect("a level");
-    let sink = Memory::default();
-    let request = Request { level, codec: Codec::Zlib, threads: 2, ..Request::default() };
-    let report = dump::save(&core, &request, &sink, &|_| {}).expect("saved");
-    (sink.into_dump(), report)
-}
-
-/// Every page of the dump is what memory holds, and exactly the pages of `expected` are kept.
-fn check(dump: &Kdump, kernel: &Kernel, context: &str, expected: impl Fn(u64) -> bool) {
-    for pfn in Kernel::pfns() {
-        match dump.page(pfn) {
-            Page::Data(data) => {
-                assert!(expected(pfn), "{context}: {pfn:#x} is kept, a page of {:?}", kernel.use_of(pfn));
-                assert!(data == kernel.memory.page(pfn), "{context}: {pfn:#x} has other bytes than memory");
-            }
-            other => assert!(!expected(pfn), "{context}: {pfn:#x} is {other:?}, a page of {:?}", kernel.use_of(pfn)),
-        }
-    }
-}
-
-fn by_level(kernel: &Kernel, level: u8) -> impl Fn(u64) -> bool {
-    move |pfn| !kernel.use_of(pfn).droppable(level)
+    support::filtered::save(&core, level)
 }
 
 /// Pages of `kernel` that a dump of `level` may leave out because they are free.

@@ -8,20 +8,20 @@ type Fault = &'static str;
 const SHORT: Fault = "it ends early";
 
 /// What is left of the input.
-struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(SHORT)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         self.take(N)?.first_chunk().copied().ok_or(SHORT)
     }
 
-    fn byte(&mut self) -> Result<usize, Fault> {
+    pub(crate) fn byte(&mut self) -> Result<usize, Fault> {
         self.array::<1>().map(|[byte]| usize::from(byte))
     }
 

@@ -31,6 +31,12 @@ pub(super) enum Fault {
     TooBig,
 }
 
+impl From<&'static str> for Fault {
+    fn from(what: &'static str) -> Self {
+        Fault::Broken(what)
+    }
+}
+
 impl From<std::io::Error> for Fault {
     fn from(error: std::io::Error) -> Self {
         Fault::Decoder(error.to_string())

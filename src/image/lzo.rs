@@ -3,7 +3,7 @@
 //! Output grows as it is decoded: no announced size is believed before its bytes are there.
 
 use super::decompress::Fault;
-use crate::codec::lzo;
+use crate::codec::lzo::{self, Input};
 
 /// lzop's first bytes.
 pub(super) const MAGIC: &[u8] = &[0x89, b'L', b'Z', b'O', 0, 0x0d, 0x0a, 0x1a, 0x0a];
@@ -20,37 +20,16 @@ const EXTRA_FIELD: u32 = 0x40;
 /// A filter's number is in the header (`F_H_FILTER`).
 const FILTER: u32 = 0x800;
 
-const SHORT: Fault = Fault::Broken("it ends early");
+fn be16(input: &mut Input) -> Result<u16, Fault> {
+    Ok(u16::from_be_bytes(input.array()?))
+}
 
-/// What is left of the input.
-struct Input<'a>(&'a [u8]);
+fn be32(input: &mut Input) -> Result<u32, Fault> {
+    Ok(u32::from_be_bytes(input.array()?))
+}
 
-impl<'a> Input<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(SHORT)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        self.take(N)?.first_chunk().copied().ok_or(SHORT)
-    }
-
-    fn byte(&mut self) -> Result<usize, Fault> {
-        self.array::<1>().map(|[byte]| usize::from(byte))
-    }
-
-    fn be16(&mut self) -> Result<u16, Fault> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn be32(&mut self) -> Result<u32, Fault> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn size(&mut self) -> Result<usize, Fault> {
-        self.be32().map(|n| usize::try_from(n).unwrap_or(usize::MAX))
-    }
+fn size(input: &mut Input) -> Result<usize, Fault> {
+    be32(input).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// Unpacks one lzop file, which `file` begins with, behind `out`; returns what follows it.
@@ -59,15 +38,15 @@ pub(super) fn unpack<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Res
     input.take(MAGIC.len())?;
     let flags = header(&mut input)?;
     loop {
-        let unpacked = input.size()?;
+        let unpacked = size(&mut input)?;
         if unpacked == 0 {
             return Ok(input.0);
         }
-        let packed = input.size()?;
+        let packed = size(&mut input)?;
         if unpacked > MAX_BLOCK || packed > unpacked {
             return Err(Fault::Broken("a block's size is impossible"));
         }
-        let mut sum = |flag: u32| if flags & flag != 0 { input.be32().map(Some) } else { Ok(None) };
+        let mut sum = |flag: u32| if flags & flag != 0 { be32(&mut input).map(Some) } else { Ok(None) };
         let (adler, crc) = (sum(ADLER_UNPACKED)?, sum(CRC_UNPACKED)?);
         if packed < unpacked {
             // The sums over the unpacked bytes find whatever these would.
@@ -93,7 +72,7 @@ pub(super) fn unpack<'a>(file: &'a [u8], out: &mut Vec<u8>, limit: usize) -> Res
 
 /// Reads lzop's header; returns its flags.
 fn header(input: &mut Input) -> Result<u32, Fault> {
-    let version = input.be16()?;
+    let version = be16(input)?;
     input.take(2)?; // the library's version
     if version >= 0x940 {
         input.take(2)?; // the version needed to extract
@@ -105,7 +84,7 @@ fn header(input: &mut Input) -> Result<u32, Fault> {
     if version >= 0x940 {
         input.take(1)?; // the level
     }
-    let flags = input.be32()?;
+    let flags = be32(input)?;
     if flags & FILTER != 0 {
         return Err(Fault::Broken("it was packed through a filter"));
     }
@@ -115,7 +94,7 @@ fn header(input: &mut Input) -> Result<u32, Fault> {
     input.take(name)?;
     input.take(4)?; // the header's checksum
     if flags & EXTRA_FIELD != 0 {
-        let len = input.size()?;
+        let len = size(input)?;
         input.take(len)?;
         input.take(4)?;
     }

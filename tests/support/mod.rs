@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test target uses its part")]
 
 pub mod faults;
+pub mod filtered;
 pub mod kdump;
 pub mod kernel;
 pub mod log;
