@@ -28,8 +28,8 @@ const MIN_CODED: usize = 128;
 const FOUR_STREAMS: usize = 1024;
 /// Fewer sequences than this are not worth a table.
 const MIN_OWN_TABLE: usize = 25;
-/// What a table's description takes, in 256ths of a bit: for itself, and for each code that comes.
-const DESCRIPTION: u32 = 12 << 8;
+/// What a table's description takes, in 256ths of a bit, with what its making must save, and more for each code that comes.
+const DESCRIPTION: u32 = 60 << 8;
 const DESCRIPTION_OF_CODE: u32 = 7 << 8;
 
 /// Shares of the tables nobody describes, of 64, 32 and 64 (RFC 8878, 3.1.1.3.2.2).

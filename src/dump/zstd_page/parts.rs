@@ -5,7 +5,7 @@ use crate::dump::padded::{MAX_INPUT, Padded};
 /// Bits of a hash.
 const HASH_BITS: u32 = 12;
 /// Up to this distance five bytes are a repeat, and six from further away.
-const NEARBY: usize = 256;
+const NEARBY: usize = 128;
 /// Behind this many bytes from the end no repeat is looked for.
 const TAIL: usize = 8;
 /// After so many bytes (as a power of two) without a repeat steps get a byte longer.
