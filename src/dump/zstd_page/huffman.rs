@@ -53,7 +53,8 @@ impl Codes {
         let (mut value, mut deepest, mut bits) = (0, 0, 0);
         let mut per_length = [0u16; 16];
         for length in (1..=MAX_BITS).rev() {
-            let count = used.lengths.iter().map(|l| u8::from(*l == length as i16)).fold(0, u8::wrapping_add);
+            let count =
+                used.lengths[..used.padded()].iter().map(|l| u8::from(*l == length as i16)).fold(0, u8::wrapping_add);
             // All 256 of one length are counted as none.
             let count = if count == 0 && used.lengths[255] == length as i16 { 256 } else { u64::from(count) };
             if count > 0 && deepest == 0 {
@@ -181,8 +182,8 @@ impl Used {
     /// Code lengths near -log2 of each symbol's share, rounded so that they make a code: those with the largest fractions
     /// are rounded up. `log2` and `total` (its logarithm) are in 256ths. A tree is hardly better, and takes longer to grow.
     fn give_lengths(&mut self, total: u16, log2: &Log2, max_bits: usize) {
-        /// Sixteenths.
-        const STEPS: usize = 16;
+        /// Of fractions.
+        const STEPS: usize = 64;
         let full = 1u32 << max_bits;
         let longest = ((max_bits as u16) << 8) - 1;
         let (mut sum, mut fractions) = (0, [0u32; STEPS]);
@@ -192,14 +193,14 @@ impl Used {
             *length = bits as i16;
             let share = full >> (bits >> 8);
             sum += share;
-            fractions[usize::from(bits >> 4) % STEPS] += share / 2;
+            fractions[usize::from(bits >> 2) % STEPS] += share / 2;
         }
         let mut least = STEPS;
         while sum > full && least > 0 {
             least -= 1;
             sum -= fractions[least];
         }
-        let up = ((STEPS - least) << 4) as i16;
+        let up = ((STEPS - least) << 2) as i16;
         for length in &mut self.lengths[..used] {
             *length = (*length + up) >> 8;
         }
@@ -227,14 +228,21 @@ impl Used {
         }
     }
 
-    /// Of the symbols with codes of this length the one that comes most often.
+    /// Of the symbols with codes of this length the one that comes most often. Twice over all of them, without a branch: that
+    /// is faster than to stop at the one.
     fn most_often(&self, length: i16) -> Option<usize> {
-        let mut of = [0i16; 256];
-        let mut most = 0;
-        for ((of, count), l) in of.iter_mut().zip(&self.counts).zip(&self.lengths) {
-            *of = if *l == length { *count } else { 0 };
-            most = most.max(*of);
-        }
-        of.iter().position(|of| *of == most).filter(|_| most > 0)
+        let (counts, lengths) = (&self.counts[..self.padded()], &self.lengths[..self.padded()]);
+        let most = counts.iter().zip(lengths).fold(0, |most: i16, (c, l)| most.max(if *l == length { *c } else { 0 }));
+        let at = counts
+            .iter()
+            .zip(lengths)
+            .zip(0i16..)
+            .fold(0, |at: i16, ((c, l), i)| at.max(if (*l == length) & (*c == most) { i } else { 0 }));
+        (most > 0).then_some(at as usize)
+    }
+
+    /// Their number, and a few that do not come, so that vectors are whole.
+    fn padded(&self) -> usize {
+        self.len.next_multiple_of(16)
     }
 }
