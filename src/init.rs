@@ -75,7 +75,8 @@ pub fn main() -> ExitCode {
         log::error!("{failure}");
     }
     for (path, value) in SYSCTLS {
-        if let Err(e) = std::fs::write(path, value) {
+        // printk_devkmsg takes its word only with the end of the line.
+        if let Err(e) = std::fs::write(path, format!("{value}\n")) {
             log::debug!("write {value} to {path}: {e}");
         }
     }

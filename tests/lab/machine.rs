@@ -207,7 +207,9 @@ impl Machine {
     pub fn run_watched(self, mut watch: impl FnMut(&str)) -> Outcome {
         let first = self.boot(&mut watch);
         let has = |text: &str| first.console.contains(text);
-        if has("Kernel panic") && !has("as init process") && !has("LAB-") {
+        let died =
+            first.console.lines().any(|l| l.split_once("] ").is_some_and(|(_, l)| l.starts_with("Kernel panic")));
+        if died && !has("as init process") && !has("LAB-") && !has("kdump: ") {
             say(&format!("{:<40} died before init ran: once more\n{}", self.name, first.tail()));
             return self.boot(&mut watch);
         }
