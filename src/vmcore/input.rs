@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Mapping;
@@ -43,6 +44,9 @@ pub struct FileInput {
     file: File,
     size: u64,
     maps: bool,
+    /// Readers of the running kernel's memory take turns: until 6.3 `read_kcore` of fs/proc/kcore.c copied all that was
+    /// read by one open file through one page, so that two at once got each other's bytes.
+    turn: Option<Mutex<()>>,
 }
 
 impl FileInput {
@@ -62,7 +66,8 @@ impl FileInput {
             Error::new(Kind::Invalid, format!("vmcore {name} can't be read at offsets; save it to a file first"))
         })?;
         let maps = rustix::fs::fstatfs(&file).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC);
-        Ok(Self { file, size: size.max(meta.len()), maps })
+        let turn = (maps && path.ends_with("kcore")).then(Mutex::default);
+        Ok(Self { file, size: size.max(meta.len()), maps, turn })
     }
 
     /// Maps windows whatever the file system.
@@ -78,6 +83,7 @@ impl Input for FileInput {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let _turn = self.turn.as_ref().map(Mutex::lock);
         self.file.read_at(buf, offset)
     }
 
