@@ -4,32 +4,18 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use proptest::prelude::*;
 use support::kdump::{Kdump, Page};
 use support::kernel::{Kernel, V6_1, V6_12};
 use support::log::{Record, RingShape};
-use support::machine::{Core, PAGE};
+use support::machine::PAGE;
+use support::room::Case;
 use support::xen::{Frame, GUESTS, RING, States, XEN, Xen, frame, machine};
 
-/// A directory with a core in it.
-struct Case {
-    dir: tempfile::TempDir,
-}
-
 impl Case {
-    fn new(core: &Core) -> Self {
-        let case = Self { dir: tempfile::tempdir().expect("a directory") };
-        core.save(&case.path("core"));
-        case
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
     fn run(&self, args: &[&str], output: Option<&Path>) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kdumpbox"));
         command.arg("kdump-save").args(args).arg(self.path("core")).args(output).output().expect("run kdump-save")

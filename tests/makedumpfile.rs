@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use support::kdump::Kdump;
 use support::kernel::*;
 use support::machine::{Core, note};
+use support::room::Case;
 use support::symbols::btf;
 
 fn makedumpfile(args: &[&str], files: &[&Path]) -> Output {
@@ -26,21 +27,7 @@ fn said(args: &[&str], files: &[&Path], code: i32) -> String {
     text(&out.stdout)
 }
 
-struct Case {
-    dir: tempfile::TempDir,
-}
-
 impl Case {
-    fn new(core: &Core) -> Self {
-        let case = Self { dir: tempfile::tempdir().expect("a directory") };
-        core.save(&case.path("core"));
-        case
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
     fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
         std::fs::write(self.path(name), bytes).expect("written");
         self.path(name)

@@ -3,8 +3,26 @@
 use std::path::PathBuf;
 
 use super::kernel::Kernel;
+use super::machine::Core;
 
-/// `core` in a directory of its own, which goes with it.
+/// Any core in a directory of its own, which goes with it.
+pub struct Case {
+    pub dir: tempfile::TempDir,
+}
+
+impl Case {
+    pub fn new(core: &Core) -> Self {
+        let case = Self { dir: tempfile::tempdir().expect("a directory") };
+        core.save(&case.path("core"));
+        case
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// The same with the kernel it is of.
 pub struct Room {
     pub dir: tempfile::TempDir,
     pub kernel: Kernel,
@@ -12,9 +30,7 @@ pub struct Room {
 
 impl Room {
     pub fn new(kernel: Kernel) -> Self {
-        let room = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
-        room.kernel.core().save(&room.path("core"));
-        room
+        Self { dir: Case::new(&kernel.core()).dir, kernel }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -9,29 +9,13 @@ use std::io;
 use std::sync::OnceLock;
 
 use kdumpbox::dump::{self, Codec, Level, Request};
-use kdumpbox::error::Result;
-use kdumpbox::target::Sink;
+use kdumpbox::target::Nowhere;
 use kdumpbox::vmcore::{Input, Vmcore, conring, printk};
 use support::kernel::{Kernel, V6_1, V6_12};
 use support::log::{Record, RingShape};
 use support::machine::Core;
 use support::saved::Saved;
 use support::xen::{States, Xen};
-
-/// Takes everything, keeps nothing.
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn write_at(&self, _offset: u64, _data: &[u8]) -> Result<()> {
-        Ok(())
-    }
-    fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// The file with some bytes replaced.
 struct Changed {
