@@ -1,7 +1,7 @@
 //! Real vmcores without a panic, made once by QEMU's `dump-guest-memory` and kept in the cache.
 //!
 //! The guest holds some of every kind of page that a dump level names: page cache with and without private
-//! data, anonymous memory, huge pages, tmpfs, free pages; and [`ORACLE`] as the last line of its log.
+//! data, anonymous memory, huge pages of both kinds, tmpfs, free pages; and [`ORACLE`] as the last line of its log.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -18,6 +18,7 @@ pub const FILL: &str = "
 mount -t ext4 /dev/vda /mnt && cat /mnt/fill > /dev/null
 dd if=/dev/urandom of=/mnt/written bs=1M count=8 2>/dev/null
 echo 4 > /proc/sys/vm/nr_hugepages
+echo always > /sys/kernel/mm/transparent_hugepage/enabled
 dd if=/dev/urandom of=/tmp/random bs=1M count=24 2>/dev/null
 dd if=/dev/zero of=/tmp/zero bs=1M count=8 2>/dev/null
 mkfifo /tmp/pipe
@@ -29,28 +30,35 @@ for i in $(seq 50); do [ $(sed -n 's/AnonPages: *\\([0-9]*\\) kB/\\1/p' /proc/me
 
 /// A vmcore of `kernel` on the CPU model `cpu` (`qemu64`: 4-level paging, `max`: 5-level), 512 MiB.
 pub fn vmcore(kernel: &Kernel, cpu: &str) -> PathBuf {
-    made(kernel, cpu, "elf")
+    made(kernel, cpu, "", "elf")
+}
+
+/// The same of a kernel with `words` on its command line.
+pub fn vmcore_with(kernel: &Kernel, cpu: &str, words: &str) -> PathBuf {
+    made(kernel, cpu, words, "elf")
 }
 
 /// What the kernel of [`vmcore`] printed on its console until then.
 pub fn console(kernel: &Kernel, cpu: &str) -> PathBuf {
-    made(kernel, cpu, "console")
+    made(kernel, cpu, "", "console")
 }
 
-fn made(kernel: &Kernel, cpu: &str, which: &str) -> PathBuf {
+fn made(kernel: &Kernel, cpu: &str, words: &str, which: &str) -> PathBuf {
     let dir = cache().join("core");
     fs::create_dir_all(&dir).expect("make the directory of cores");
-    let [core, wanted] = ["elf", which].map(|kind| dir.join(format!("{}-{cpu}.{kind}", kernel.release)));
+    let name = [&kernel.release, cpu, words].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
+    let [core, wanted] = ["elf", which].map(|kind| dir.join(format!("{name}.{kind}")));
     let _made_once = lock(&dir.join("lock"));
     if wanted.is_file() && core.with_extension("console").is_file() {
         return wanted;
     }
-    say(&format!("making a vmcore of {} on {cpu}", kernel.release));
-    let work = super::workdir(&format!("core-{}-{cpu}", kernel.release));
+    say(&format!("making a vmcore of {name}"));
+    let work = super::workdir(&format!("core-{name}"));
     let new = work.join("core.elf");
     let guest = filled(kernel);
     let initrd = guest.write_gzip(&work.join("initrd"));
-    let machine = Machine::new(&format!("core-{}-{cpu}", kernel.release), &work, &kernel.vmlinuz())
+    let machine = Machine::new(&format!("core-{name}"), &work, &kernel.vmlinuz())
+        .append(words)
         .initrd(&initrd)
         .memory(512)
         .cpu(cpu)
@@ -77,7 +85,7 @@ pub const READY: &str = "LAB-CORE-READY";
 /// A guest that fills its memory. Wants the disk of [`fill_disk`].
 pub fn filled(kernel: &Kernel) -> Guest {
     let script = format!(
-        "{FILL}\necho '{ORACLE}' > /dev/kmsg\necho {READY} $(grep -E \"MemFree|^Cached|AnonPages|Shmem:|HugePages_Total\" /proc/meminfo | tr -s \" \\n\" \" \")\nsleep 1000\n"
+        "{FILL}\necho '{ORACLE}' > /dev/kmsg\necho {READY} $(grep -E \"MemFree|^Cached|AnonPages|AnonHuge|Shmem:|HugePages_Total\" /proc/meminfo | tr -s \" \\n\" \" \")\nsleep 1000\n"
     );
     Guest::new(kernel, &["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"], &script)
 }

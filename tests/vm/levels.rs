@@ -1,10 +1,14 @@
-//! Every level on real vmcores of 5.10, 6.1, 6.12 and the newest kernel, by QEMU and by kdump, 4 and 5 levels of page
-//! tables: the pages that the newest makedumpfile keeps, each byte for byte, and a dump that every reader opens.
+//! Every level on real vmcores of 5.10, 6.1, 6.12 and the two newest kernels, by QEMU and by kdump, 4 and 5 levels of page
+//! tables, with and without KASLR: the pages that the newest makedumpfile keeps, each byte for byte, and a dump that every
+//! reader opens.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kdumpbox::vmcore::Vmcore;
+
 use crate::dump;
+use crate::lab::core::{ORACLE, vmcore_with};
 use crate::lab::{Guest, Kernel, SUITE, checkout, disk, drgn, fetch, run, tool_of, workdir};
 use crate::panic::{Panic, our_load};
 
@@ -76,6 +80,24 @@ fn linux_6_12() {
 }
 
 #[test]
-fn the_newest_linux() {
+fn linux_of_sid() {
     by_qemu_and_by_kdump(NEWEST);
+}
+
+#[test]
+fn linux_of_backports() {
+    by_qemu_and_by_kdump("trixie-backports");
+}
+
+#[test]
+fn without_kaslr() {
+    for suite in [SUITE, "trixie-backports"] {
+        let kernel = Kernel::of(suite);
+        let core = vmcore_with(&kernel, "qemu64", "nokaslr");
+        let dumps = dump::compare_core(&core, &kernel.release, "nokaslr", NEWEST);
+        let log = dump::read_back(&core, &dumps, NEWEST, &kernel.release);
+        assert!(log.trim_end().ends_with(ORACLE), "{suite}: {log}");
+        let core = Vmcore::open(&core).expect("a vmcore");
+        assert_eq!(core.vmcoreinfo().and_then(|info| info.get("KERNELOFFSET")), Some("0"), "{suite}");
+    }
 }

@@ -50,3 +50,9 @@ fn bookworm_backports() {
 fn sid() {
     check("sid", 400);
 }
+
+/// 7.3, newer than the newest makedumpfile: the same tail pages.
+#[test]
+fn trixie_backports() {
+    check("trixie-backports", 400);
+}
