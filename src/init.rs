@@ -78,6 +78,7 @@ pub fn main() -> ExitCode {
     for failure in failures {
         log::error!("{failure}");
     }
+    let _ = unpacked();
     for (path, value) in SYSCTLS {
         // printk_devkmsg takes its word only with the end of the line.
         if let Err(e) = std::fs::write(path, format!("{value}\n")) {
@@ -120,6 +121,15 @@ fn mount_all() -> Vec<Error> {
         }
     }
     failures
+}
+
+/// Where this program was packed, its other names lead to what it has become, and the packed one's memory is given back.
+fn unpacked() -> std::io::Result<()> {
+    if std::fs::read_link("/proc/self/exe")?.to_string_lossy().starts_with("/memfd:") {
+        std::fs::remove_file("/init")?;
+        std::os::unix::fs::symlink("/proc/1/exe", "/init")?;
+    }
+    Ok(())
 }
 
 /// Standard input, output and error become the console, which must not block us if nobody drains it.
@@ -262,7 +272,7 @@ fn check_image() {
 /// contents, so the file in front of the first one missing may look whole and is not.
 fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Option<String> {
     let lines = manifest.lines().filter_map(|l| l.split_once(' '));
-    // The first program runs, so it is whole; where it was packed, it has replaced itself.
+    // The first program runs, so it is whole; where it was packed, it is a link now.
     let files: Vec<(u64, &str)> =
         lines.filter(|(_, path)| *path != "/init").filter_map(|(s, path)| Some((s.parse().ok()?, path))).collect();
     let short = files.iter().find_map(|(wanted, path)| match size(path) {

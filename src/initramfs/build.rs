@@ -70,7 +70,7 @@ pub fn build(request: &Request<'_>) -> Result<Image> {
     check_binary(&binary, request.binary)?;
     let packs = request.compression == Compression::Packed;
     let size = binary.len();
-    let program = if packs { packed::pack(&binary, "/init", Some(1))? } else { binary };
+    let program = if packs { packed::pack(&binary, Some(1))? } else { binary };
     let mut entries = rootfs(ROOTFS, &program)?;
     push(&mut entries, "etc/kdump.conf", request.config.as_bytes().to_vec());
     let modules = add_modules(&mut entries, request)?;

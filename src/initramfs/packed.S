@@ -1,7 +1,6 @@
-// A program that unpacks another in its own place and starts it. Entered by execve; copied from kdumpbox_packed_start to
-// kdumpbox_packed_end, behind which the deflate stream (RFC 1951) comes, so every reference is relative to the instruction
-// pointer. The fields at the top are filled in by packed.rs. Nobody checks the stream here: who packs it does, and between
-// two kernels the purgatory.
+// A program that unpacks another and becomes it. Entered by execve; copied from kdumpbox_packed_start to kdumpbox_packed_end,
+// behind which the deflate stream (RFC 1951) comes, so every reference is relative to the instruction pointer. The fields at
+// the top are filled in by packed.rs. Nobody checks the stream here: who packs it does, and between two kernels the purgatory.
 .pushsection .text.kdumpbox_packed, "ax", @progbits
 .balign 16
 .globl kdumpbox_packed_start
@@ -9,10 +8,10 @@ kdumpbox_packed_start:
 
 // struct Fields
 .Lpacked_size:      .quad 0                 // bytes of the program, unpacked
-.Lpacked_path:      .fill 256, 1, 0         // the program's path, NUL behind it
-.Lpacked_temporary: .fill 256, 1, 0         // where it is unpacked before it is put there
 .Lpacked_process:   .quad 0                 // the process that may: another ends at once with status 1; 0: any
 
+.Lpacked_name:
+    .asciz  "kdumpbox"
 .Lpacked_text:
     .ascii  "kdump: the program of this initramfs can't be unpacked: errno "
 .Lpacked_text_end:
@@ -39,14 +38,17 @@ kdumpbox_packed_entry:
     cmp     rax, rdx
     jne     .Lpacked_exit
 1:
-    mov     eax, 2                  // open(temporary, O_RDWR | O_CREAT | O_TRUNC, 0755)
-    lea     rdi, [rip + .Lpacked_temporary]
-    mov     esi, 0x242
-    mov     edx, 0x1ed
+    mov     esi, 0x11               // MFD_CLOEXEC | MFD_EXEC
+9:  mov     eax, 319                // memfd_create: the root file system may be full
+    lea     rdi, [rip + .Lpacked_name]
     syscall
     test    rax, rax
-    js      .Lpacked_failed
-    mov     ebx, eax
+    jns     10f
+    cmp     esi, 1                  // before Linux 6.3 there is no MFD_EXEC
+    mov     esi, 1
+    jne     9b
+    jmp     .Lpacked_failed
+10: mov     ebx, eax
     mov     eax, 77                 // ftruncate
     mov     edi, ebx
     mov     rsi, [rip + .Lpacked_size]
@@ -78,20 +80,13 @@ kdumpbox_packed_entry:
     mov     rdi, rax
     mov     eax, 11                 // munmap
     syscall
-    mov     edi, ebx
-    mov     eax, 3                  // close: what is open for writing can't be started
-    syscall
-    lea     rdi, [rip + .Lpacked_temporary]
-    lea     rsi, [rip + .Lpacked_path]
-    mov     eax, 82                 // rename
-    syscall
-    test    rax, rax
-    js      .Lpacked_failed
-    lea     rdi, [rip + .Lpacked_path]
-    lea     rsi, [rbp + 8]
-    mov     rdx, [rbp]
-    lea     rdx, [rsi + rdx * 8 + 8]
-    mov     eax, 59                 // execve(path, argv, environment)
+    mov     edi, ebx                // execveat(file, "", arguments, environment, AT_EMPTY_PATH)
+    lea     rsi, [rip + .Lpacked_name + 8]
+    lea     rdx, [rbp + 8]
+    mov     r10, [rbp]
+    lea     r10, [rdx + r10 * 8 + 8]
+    mov     r8d, 0x1000
+    mov     eax, 322
     syscall
 .Lpacked_failed:
     neg     eax                     // errno

@@ -1,5 +1,5 @@
 //! The program of the initramfs in a form that takes less memory while the kernel unpacks the archive: an ELF file that
-//! holds it compressed, unpacks it in its own place and starts it.
+//! holds it compressed, unpacks it into a memory file (`memfd_create(2)`) and starts that in its own place.
 //!
 //! The archive's worst moment is its end, when what is packed and what is unpacked are both there and the kernel still holds
 //! what it frees before it starts init: some 10 MB on Debian's 6.1. Our code is `packed.S`, assembled into this binary and
@@ -7,7 +7,7 @@
 // UNSAFETY: the bounds of the assembled text are linker symbols.
 #![expect(unsafe_code)]
 
-use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::error::{Error, Kind, Result};
 
@@ -19,10 +19,6 @@ unsafe extern "C" {
     safe static kdumpbox_packed_end: u8;
 }
 
-/// Room for a path and its NUL.
-const PATH: usize = 256;
-/// Appended to the path of what is not unpacked yet.
-const TEMPORARY: &str = ".unpacked";
 /// The unpacker reads so many bytes behind the stream.
 const SLACK: usize = 8;
 /// Where the segment is mapped: where programs that are not relocatable are.
@@ -30,11 +26,9 @@ const ADDRESS: u64 = 0x40_0000;
 
 /// The fields at the start of the text, in its order.
 #[repr(C)]
-#[derive(FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(IntoBytes, Immutable)]
 struct Fields {
     size: u64,
-    path: [u8; PATH],
-    temporary: [u8; PATH],
     process: u64,
 }
 
@@ -69,29 +63,15 @@ struct Headers {
     stack_rest: [u64; 6],
 }
 
-/// A program that, started as `path`, replaces that file with `program` and starts it with its own arguments. With
-/// `process`, only in the process of that number: the kernel starts our other names for its own requests of modules while
-/// it boots, when there is no room yet; these fail, and are made again when they matter.
+/// A program that becomes `program` with its own arguments. With `process`, only in the process of that number: the kernel
+/// starts our other names for its own requests of modules while it boots, when there is no room yet; these fail, and are made
+/// again when they matter.
 ///
 /// # Errors
-/// [`Kind::Invalid`] for a path that is too long.
-pub fn pack(program: &[u8], path: &str, process: Option<u32>) -> Result<Vec<u8>> {
+/// [`Kind::System`] if it can't be compressed.
+pub fn pack(program: &[u8], process: Option<u32>) -> Result<Vec<u8>> {
     let text = text();
-    if path.len().saturating_add(TEMPORARY.len()) >= PATH {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("the first program's path {path} has to be shorter than {PATH} bytes"),
-        ));
-    }
-    let mut fields = Fields::new_zeroed();
-    fields.size = size(program.len());
-    fields.process = process.map_or(0, u64::from);
-    for (place, byte) in fields.path.iter_mut().zip(path.bytes()) {
-        *place = byte;
-    }
-    for (place, byte) in fields.temporary.iter_mut().zip(path.bytes().chain(TEMPORARY.bytes())) {
-        *place = byte;
-    }
+    let fields = Fields { size: size(program.len()), process: process.map_or(0, u64::from) };
     let stream = deflate(program)?;
     let bytes = size_of::<Headers>().saturating_add(text.len()).saturating_add(stream.len()).saturating_add(SLACK);
     let entry = (&raw const kdumpbox_packed_entry).addr().wrapping_sub((&raw const kdumpbox_packed_start).addr());
@@ -171,20 +151,22 @@ fn headers(bytes: u64, entry: u64) -> Headers {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
     use std::process::Command;
 
-    fn run(path: &std::path::Path, program: &[u8], process: Option<u32>) -> std::process::Output {
-        let packed = pack(program, path.to_str().expect("text"), process).expect("packs");
-        std::fs::write(path, packed).expect("written");
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a program");
-        Command::new(path).args(["--list", "-x"]).env("A", "b").output().expect("starts")
+    fn run(dir: &Path, program: &[u8], process: Option<u32>) -> std::process::Output {
+        let [path, original] = ["packed", "original"].map(|name| dir.join(name));
+        std::fs::write(&original, program).expect("written");
+        std::fs::write(&path, pack(program, process).expect("packs")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        let mut command = Command::new(path);
+        let script = "echo \"$A $*\"; cmp /proc/$$/exe $2 && exit 3";
+        command.args(["-c", script, "sh", "-x"]).arg(original).env("A", "b").output().expect("starts")
     }
 
     #[test]
-    fn a_packed_program_becomes_the_program_itself_and_starts() {
+    fn a_packed_program_becomes_the_program_itself() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("program");
-        // Blocks of all three kinds: text, zeros, and bytes that no code makes smaller.
         let mut noise = 1_u64;
         let noise = std::iter::repeat_with(|| {
             noise ^= noise << 13;
@@ -192,24 +174,17 @@ mod tests {
             noise ^= noise << 17;
             noise.to_le_bytes()
         });
-        let mut program = b"#!/bin/sh\necho \"$A $*\"\nexit 3\n".to_vec();
-        for part in [
-            &b"exit 4\n"[..],
-            &[0; 100_000],
-            &noise.take(20_000).flatten().collect::<Vec<u8>>(),
-            program.clone().as_slice(),
-        ] {
+        let noise: Vec<u8> = noise.take(20_000).flatten().collect();
+        // Blocks of all three kinds: code, zeros, what no code makes smaller, and little.
+        let mut program = std::fs::read("/bin/sh").expect("a shell");
+        for part in [&b""[..], &[0; 100_000], &noise, b"text and text"] {
             program.extend_from_slice(part);
-            let output = run(&path, &program, None);
-            assert_eq!(
-                (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
-                (Some(3), "b --list -x\n")
-            );
-            assert!(std::fs::read(&path).expect("there") == program, "{} bytes", program.len());
+            let output = run(dir.path(), &program, None);
+            let said = String::from_utf8_lossy(&output.stdout);
+            let wanted = format!("b -x {}\n", dir.path().join("original").display());
+            assert_eq!((output.status.code(), said.as_ref()), (Some(3), wanted.as_str()), "{output:?}");
         }
-        assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 1, "nothing else is left");
-        let output = run(&path, &program, Some(1));
+        let output = run(dir.path(), &program, Some(1));
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "not the first process");
-        assert!(std::fs::read(&path).expect("there").starts_with(b"\x7fELF"));
     }
 }
