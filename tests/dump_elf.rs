@@ -207,7 +207,7 @@ fn a_limit_leaves_out_what_lies_behind_it_and_that_is_not_the_kernels_image() {
     };
     let mut found = Vec::new();
     // At level 0 the image is inside one long run of memory.
-    for (level, part) in [("0", 8), ("0", 2), ("17", 4), ("17", 3), ("17", 2)] {
+    for (level, part) in [("0", 11), ("0", 2), ("17", 4), ("17", 3), ("17", 2)] {
         let whole = whole(level);
         let limit = whole.bytes.len() / part;
         let said = save(level, limit, 9);
