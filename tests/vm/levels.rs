@@ -13,10 +13,10 @@ use crate::lab::{Guest, Kernel, SUITE, checkout, disk, drgn, fetch, run, tool_of
 use crate::panic::{Panic, our_load};
 
 /// Whose makedumpfile and crash judge: the newest.
-const NEWEST: &str = "sid";
+pub const NEWEST: &str = "sid";
 
 /// A vmcore as the crash kernel sees it, copied whole by busybox.
-fn by_kdump(kernel: &Kernel, work: &Path) -> PathBuf {
+pub fn by_kdump(kernel: &Kernel, work: &Path) -> PathBuf {
     let script = "
 mount -t ext4 /dev/vdb /mnt
 cat /proc/vmcore > /mnt/vmcore && echo LAB-SAVED

@@ -2,24 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::lab::core::ORACLE;
 use crate::lab::xen::SUITES;
 use crate::lab::{Kernel, SUITE, Xen, fetch, product, run, workdir, xen_core};
+use crate::readers::crash;
 use crate::xen_capture;
-
-/// What `crash` of `suite` says of `dump` with `symbols`; nothing of the names of files and places in its own code.
-fn crash(suite: &str, symbols: &Path, dump: &Path, commands: &str, work: &Path) -> (bool, String) {
-    let input = work.join("crash.commands");
-    fs::write(&input, format!("{commands}\nquit\n")).expect("write crash's commands");
-    let mut command = Command::new(fetch(&["crash", suite]).join("bin/crash"));
-    command.arg("-s").arg("-i").arg(&input).arg(symbols).arg(dump).stdin(Stdio::null());
-    let out = command.output().expect("start crash");
-    let text = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
-    let lines = text.lines().filter(|l| !l.contains("DUMPFILE:") && !l.contains("error trace:"));
-    (out.status.success(), lines.map(|l| format!("{l}\n")).collect())
-}
 
 /// Our dump of the release's core, filtered as far as it goes.
 fn filtered(core: &xen_core::XenCore, work: &Path) -> PathBuf {
@@ -35,7 +24,7 @@ fn crash_shows_of_dom0_what_it_shows_of_the_unfiltered_core() {
     for suite in SUITES {
         let core = xen_core::vmcore(suite);
         let work = workdir(&format!("xen-readers-{suite}"));
-        let show = |dump: &Path| crash(SUITE, &vmlinux, dump, "sys\nbt\nps\nlog\nmod\nkmem -s", &work);
+        let show = |dump: &Path| crash(SUITE, &[], [&vmlinux, dump], "sys\nbt\nps\nlog\nmod\nkmem -s", &work);
         let (ours, theirs) = (show(&filtered(&core, &work)), show(&core.plain));
         assert!(ours.0 && ours == theirs, "{suite}: ours:\n{}\nunfiltered:\n{}", ours.1, theirs.1);
         for text in [&release, "sysrq_handle_crash", "sysrq triggered crash", ORACLE, "virtio_blk"] {
@@ -73,7 +62,7 @@ fn crash_opens_the_hypervisor_neither_of_our_dump_nor_of_the_unfiltered_core() {
         let work = workdir(&format!("xen-hyper-{suite}"));
         let (symbols, reason) = symbols(suite, &work);
         for reader in ["trixie", "sid"] {
-            let show = |dump: &Path| crash(reader, &symbols, dump, "sys\nlog", &work);
+            let show = |dump: &Path| crash(reader, &[], [&symbols, dump], "sys\nlog", &work);
             let (ours, theirs) = (show(&filtered(&core, &work)), show(&core.plain));
             assert!(ours == theirs, "{suite}: ours:\n{}\nunfiltered:\n{}", ours.1, theirs.1);
             assert!(!ours.0 && ours.1.contains(reason), "{suite} by {reader}'s crash: not '{reason}' but\n{}", ours.1);
