@@ -26,6 +26,9 @@ mod xen;
 
 use lab::{Kernel, SUITE};
 
+/// Whose kernels are read: 5.10, 6.1, 6.12 and the two newest.
+const SUITES: [&str; 5] = ["bullseye", SUITE, "trixie", "sid", "trixie-backports"];
+
 #[test]
 fn case_01_four_levels_of_page_tables_keep_what_makedumpfile_keeps() {
     dump::compare(&Kernel::of(SUITE), "qemu64", SUITE);
@@ -38,7 +41,7 @@ fn case_01_five_levels_of_page_tables_keep_what_makedumpfile_keeps() {
 
 #[test]
 fn types_and_symbols_come_out_of_the_dump_where_vmcoreinfo_lacks_them() {
-    for suite in ["bullseye", SUITE, "trixie", "sid"] {
+    for suite in SUITES {
         recover::same_without_keys(suite, "qemu64");
     }
     recover::same_without_keys(SUITE, "max");
@@ -69,16 +72,14 @@ fn what_upstream_gets_wrong_is_right() {
 
 #[test]
 fn the_text_of_vmcoreinfo_is_found_in_memory_where_its_note_is_missing() {
-    for suite in ["bullseye", SUITE, "trixie", "sid"] {
+    for suite in SUITES {
         recover::same_without_note(suite);
     }
 }
 
 #[test]
 fn vtop_and_mem_usage_say_what_upstreams_say() {
-    for (suite, cpu) in
-        [("bullseye", "qemu64"), (SUITE, "qemu64"), (SUITE, "max"), ("trixie", "qemu64"), ("sid", "qemu64")]
-    {
+    for (suite, cpu) in SUITES.map(|suite| (suite, "qemu64")).into_iter().chain([(SUITE, "max")]) {
         tells::same_addresses(suite, cpu);
     }
     for suite in ["bullseye", SUITE, "trixie"] {
@@ -88,7 +89,7 @@ fn vtop_and_mem_usage_say_what_upstreams_say() {
 
 #[test]
 fn case_27_the_log_is_what_the_console_showed() {
-    for suite in ["bullseye", SUITE, "trixie", "sid"] {
+    for suite in SUITES {
         tells::log_is_what_the_console_showed(suite);
     }
 }

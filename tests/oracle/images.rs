@@ -9,10 +9,9 @@ use kdumpbox::image::multiboot::{Relocatable, Version};
 use kdumpbox::image::{self, BzImage, Kernel as Image, Type, decompress};
 use kdumpbox::mem::Bytes;
 
+use crate::SUITES;
 use crate::lab::{Kernel, fetch, run, workdir};
 
-/// The suites whose kernels are tested: 5.10, 6.1, 6.12, 7.x.
-const KERNELS: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
 /// Suites and their Xen.
 const XENS: [(&str, &str); 3] = [("bullseye", "4.14"), ("bookworm", "4.17"), ("trixie", "4.20")];
 
@@ -44,7 +43,7 @@ fn ours(loads: &[Load]) -> Vec<[u64; 4]> {
 #[test]
 fn the_elf_file_in_every_kernel_is_read_as_readelf_reads_it() {
     let dir = workdir("oracle-images-vmlinux");
-    for suite in KERNELS {
+    for suite in SUITES {
         let image = image::sniff(read(&Kernel::of(suite).vmlinuz()), None).expect(suite);
         assert!(!image.was_packed && image.embedded.is_none());
         let Image::BzImage(image) = image.kernel else { panic!("{suite}: {}", image.kernel.describe()) };
@@ -105,7 +104,7 @@ fn every_xen_is_multiboot2_and_may_be_moved_by_2_mib() {
 
 #[test]
 fn an_efi_stub_kernel_is_a_bzimage_and_xens_efi_program_none() {
-    for suite in KERNELS {
+    for suite in SUITES {
         let file = read(&Kernel::of(suite).vmlinuz());
         assert!(file.starts_with(b"MZ") && BzImage::parse(&Bytes::from(file.clone())).expect(suite).is_some());
         let error = image::sniff(file, Some(Type::Uki)).expect_err("no UKI").to_string();
