@@ -47,6 +47,9 @@ pub struct Encoder {
     parts: Parts,
     coder: Coder,
     out: Box<Buffer>,
+    /// The last page's section of sequences, and its length.
+    sequences: Box<Buffer>,
+    length: usize,
 }
 
 /// A kind of code: of counts of literals, of distances, of lengths.
@@ -82,7 +85,8 @@ impl Default for Encoder {
             Kind { given, cost: shares.cost(&log2), own: Table::empty() }
         });
         let coder = Coder { codes: Codes::new(), kinds, log2 };
-        Self { parts: Parts::new(), coder, out: Box::new([0; ROOM + 8]) }
+        let [out, sequences] = [(); 2].map(|()| Box::new([0; ROOM + 8]));
+        Self { parts: Parts::new(), coder, out, sequences, length: 0 }
     }
 }
 
@@ -93,12 +97,15 @@ impl Encoder {
         if !fits(page) {
             return None;
         }
-        self.parts.take(page);
+        if !self.parts.take(page) {
+            self.length = self.coder.sequences(&self.parts, &mut self.sequences, 0);
+        }
         let frame = &mut *self.out;
         frame[..5].copy_from_slice(&BEGIN);
         frame[5..7].copy_from_slice(&((page.len() - 256) as u16).to_le_bytes());
         let at = self.coder.literals(self.parts.literals(), frame, HEADER);
-        let end = self.coder.sequences(&self.parts, frame, at);
+        let end = at + self.length;
+        frame[at..end].copy_from_slice(&self.sequences[..self.length]);
         let size = end - HEADER;
         // A compressed block, the last one. It must be shorter than what it stands for.
         frame[7..10].copy_from_slice(&(size << 3 | 2 << 1 | 1).to_le_bytes()[..3]);
