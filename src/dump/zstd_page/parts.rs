@@ -275,3 +275,26 @@ fn number(last: &mut [usize; 3], distance: usize, literals: bool) -> usize {
 fn hash(word: u64) -> usize {
     ((word << 24).wrapping_mul(889_523_592_379) >> (64 - HASH_BITS)) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_pages_that_differ_in_addresses_alone_are_taken_apart_like_one() {
+        let mut parts = Parts::new();
+        let page = |number: u64| -> Vec<u8> {
+            (number * 64..number * 64 + 64)
+                .flat_map(|i| [1, i * 64 + 8, i * 64 + 8, 0, 0, 0, 7, 0])
+                .flat_map(u64::to_le_bytes)
+                .collect()
+        };
+        let alike = (0x1_0000..0x1_0040).filter(|number| parts.take(&page(*number))).count();
+        assert!((48..64).contains(&alike), "{alike} of 64");
+        let mut other = page(0x1_0040);
+        // Where a repeat ends, it is another.
+        other[4000] ^= 1;
+        assert!(!parts.take(&other));
+        assert!(!parts.take(&page(0x1_0041)[..4000]), "another length");
+    }
+}
