@@ -174,11 +174,11 @@ fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
     let mut told: Option<Instant> = None;
     loop {
         let rung = again.as_ref().map(|again| again.rung.to_string());
-        let options_again = again.as_ref().map(|again| {
+        let going_on = again.as_ref().map(|again| {
             let directory = again.directory.as_ref().and_then(|d| d.to_str());
             [("--rung", rung.as_deref()), ("--failure", Some(again.reason.as_str())), ("--directory", directory)]
         });
-        let arguments: Vec<&str> = options(options_again.as_ref().map_or(&[], |told| told.as_slice()));
+        let arguments: Vec<&str> = options(going_on.as_ref().map_or(&[], |told| told.as_slice()));
         let stage = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &arguments };
         let saved = supervise(&stage, &mut |message| match message {
             Message::Directory(path) => attempts.directory = Some(path.clone()),
