@@ -11,7 +11,7 @@ mod watchdog;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
@@ -41,15 +41,16 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("/proc/sys/kernel/printk_devkmsg", "on"),
     // ext4 and the crypto API ask for modules by name; the path is a build option of the kernel.
     ("/proc/sys/kernel/modprobe", "/sbin/modprobe"),
-    // Dirty pages are the one thing that grows with the dump; the crash kernel has no memory for them.
-    ("/proc/sys/vm/dirty_bytes", "16777216"),
-    ("/proc/sys/vm/dirty_background_bytes", "4194304"),
     ("/proc/sys/vm/overcommit_memory", "1"),
     // The saver may be killed for memory; the machine must not panic a second time over it.
     ("/proc/sys/vm/panic_on_oom", "0"),
     ("/proc/sys/kernel/panic_on_oops", "0"),
     // The last net: should PID 1 end, the panic that follows reboots.
     ("/proc/sys/kernel/panic", "10"),
+    // Else 2 MiB more have to stay free each time kinds of pages mix, which they always do in so little memory.
+    ("/proc/sys/vm/watermark_boost_factor", "0"),
+    // Its default, which is written to have all marks computed anew: what was added so far goes.
+    ("/proc/sys/vm/watermark_scale_factor", "10"),
     ("/proc/self/oom_score_adj", "-1000"),
 ];
 
@@ -74,6 +75,7 @@ pub fn main() -> ExitCode {
     for failure in failures {
         log::error!("{failure}");
     }
+    let _ = unpacked();
     for (path, value) in SYSCTLS {
         // printk_devkmsg takes its word only with the end of the line.
         if let Err(e) = std::fs::write(path, format!("{value}\n")) {
@@ -118,6 +120,15 @@ fn mount_all() -> Vec<Error> {
     failures
 }
 
+/// Where this program was packed, its other names lead to what it has become, and the packed one's memory is given back.
+fn unpacked() -> std::io::Result<()> {
+    if std::fs::read_link("/proc/self/exe")?.to_string_lossy().starts_with("/memfd:") {
+        std::fs::remove_file("/init")?;
+        std::os::unix::fs::symlink("/proc/1/exe", "/init")?;
+    }
+    Ok(())
+}
+
 /// Standard input, output and error become the console, which must not block us if nobody drains it.
 fn open_console() {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
@@ -160,22 +171,24 @@ fn capture(config: &Config) -> Result<()> {
 /// Saves; where the saver dies of a signal, another goes on with a wider rung.
 fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
     let mut again: Option<Again> = None;
+    let mut told: Option<Instant> = None;
     loop {
         let rung = again.as_ref().map(|again| again.rung.to_string());
-        let told = again.as_ref().map(|again| {
+        let going_on = again.as_ref().map(|again| {
             let directory = again.directory.as_ref().and_then(|d| d.to_str());
             [("--rung", rung.as_deref()), ("--failure", Some(again.reason.as_str())), ("--directory", directory)]
         });
-        let arguments: Vec<&str> = options(told.as_ref().map_or(&[], |told| told.as_slice()));
+        let arguments: Vec<&str> = options(going_on.as_ref().map_or(&[], |told| told.as_slice()));
         let stage = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &arguments };
         let saved = supervise(&stage, &mut |message| match message {
             Message::Directory(path) => attempts.directory = Some(path.clone()),
             Message::Rung(rung) => attempts.reached = Some(*rung),
-            Message::Done(done, total) => {
+            Message::Done(done, total) if told.is_none_or(|told| told.elapsed() >= TELL) => {
+                told = Some(Instant::now());
                 let percent = u128::from(*done) * 100 / u128::from((*total).max(1));
                 log::info!("{percent} % saved");
             }
-            Message::Failed(_) => {}
+            Message::Done(..) | Message::Failed(_) => {}
         });
         let killed = saved.as_ref().err().filter(|e| e.kind() == Kind::Killed).map(Error::to_string);
         match killed.and_then(|reason| Some((attempts.next(config, reason.clone())?, reason))) {
@@ -187,6 +200,9 @@ fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
         }
     }
 }
+
+/// How often the console is told how far the dump is.
+const TELL: Duration = Duration::from_secs(1);
 
 /// Options that have a value.
 fn options<'a>(all: &[(&'a str, Option<&'a str>)]) -> Vec<&'a str> {
@@ -224,6 +240,7 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>, rung: O
     let result = match name {
         "target" => run::reach_target(&config).map(|()| 0),
         "save" => {
+            bound_dirty_pages();
             let again = rung.map(|rung| Again {
                 directory: directory.map(PathBuf::from),
                 rung,
@@ -244,6 +261,25 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>, rung: O
     }
 }
 
+/// Dirty pages are the one thing that grows with the dump, and what can't be written yet can't be given back: a fourth of the
+/// memory that is free now, no more than 16 MiB.
+fn bound_dirty_pages() {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let dirty = dirty_bytes(&meminfo);
+    for (path, bytes) in [("dirty_bytes", dirty), ("dirty_background_bytes", dirty / 4)] {
+        let path = format!("/proc/sys/vm/{path}");
+        if let Err(e) = std::fs::write(&path, format!("{bytes}\n")) {
+            log::debug!("write {bytes} to {path}: {e}");
+        }
+    }
+}
+
+fn dirty_bytes(meminfo: &str) -> u64 {
+    let free = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.split_whitespace().next()?.parse().ok());
+    let free: u64 = free.unwrap_or(0);
+    (free.saturating_mul(1024) / 4).clamp(1 << 20, 16 << 20)
+}
+
 /// Compares the initramfs with the manifest it begins with.
 fn check_image() {
     let manifest = std::fs::read_to_string("/manifest").unwrap_or_default();
@@ -258,13 +294,15 @@ fn check_image() {
 /// contents, so the file in front of the first one missing may look whole and is not.
 fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Option<String> {
     let lines = manifest.lines().filter_map(|l| l.split_once(' '));
-    let files: Vec<(u64, &str)> = lines.filter_map(|(s, path)| Some((s.parse().ok()?, path))).collect();
+    // The first program runs, so it is whole; where it was packed, it is a link now.
+    let files: Vec<(u64, &str)> =
+        lines.filter(|(_, path)| *path != "/init").filter_map(|(s, path)| Some((s.parse().ok()?, path))).collect();
     let short = files.iter().find_map(|(wanted, path)| match size(path) {
         Some(has) if has != *wanted => Some(format!("{path} has {has} of {wanted} bytes")),
         _ => None,
     });
     let missing = files.iter().position(|(_, path)| size(path).is_none()).map(|first| {
-        let last = files.get(..first).and_then(|f| f.last()).map_or("its first file", |(_, path)| path);
+        let last = files.get(..first).and_then(|f| f.last()).map_or("/init", |(_, path)| path);
         let count = files.iter().filter(|(_, path)| size(path).is_none()).count();
         format!("it stopped at {last}, and {count} files behind it are missing")
     });
@@ -274,6 +312,18 @@ fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dirty_pages_take_a_part_of_what_is_free() {
+        for (meminfo, bytes) in [
+            ("MemTotal: 80000 kB\nMemFree:   8192 kB\n", 2 << 20),
+            ("MemFree: 1 kB\n", 1 << 20),
+            ("MemFree: 1000000 kB\n", 16 << 20),
+            ("", 1 << 20),
+        ] {
+            assert_eq!(dirty_bytes(meminfo), bytes, "{meminfo}");
+        }
+    }
 
     #[test]
     fn a_truncated_image_is_told_by_its_manifest() {

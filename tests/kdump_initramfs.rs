@@ -108,6 +108,31 @@ fn the_uncompressed_image_is_an_archive_whose_first_file_lists_the_rest() {
     }
 }
 
+/// By default the archive is as it is and what is in it packed: the program as one that unpacks itself, modules by zstd.
+#[test]
+fn the_image_is_a_plain_archive_of_packed_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = modules(dir.path());
+    let image = dir.path().join("image");
+    let options = ["--module-dir", root.to_str().unwrap(), "--target=ext4:LABEL=dump", "-o", image.to_str().unwrap()];
+    let out = applet("kdump-initramfs", &options);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let bytes = fs::read(&image).unwrap();
+    assert_eq!(&bytes[..6], b"070701");
+    let head = String::from_utf8_lossy(&bytes[..2000]).into_owned();
+    let size_of = |path: &str| {
+        let line =
+            head.lines().find(|line| line.ends_with(&format!(" {path}"))).unwrap_or_else(|| panic!("{path}: {head}"));
+        line.split(' ').next().and_then(|size| size.rsplit('\0').next()?.parse::<u64>().ok()).unwrap()
+    };
+    let binary = fs::metadata(env!("CARGO_BIN_EXE_kdumpbox")).unwrap().len();
+    assert!(size_of("/init") * 3 < binary * 2, "{} of {binary} bytes", size_of("/init"));
+    let module = fs::read(root.join("kernel/fs/jbd2/jbd2.ko")).unwrap();
+    let packed = zstd::bulk::compress(&module, 19).unwrap();
+    assert_eq!(size_of("/lib/modules/6.1.0-t/kernel/fs/jbd2/jbd2.ko.zst"), packed.len() as u64);
+    assert!(bytes.windows(packed.len()).any(|part| part == packed));
+}
+
 #[test]
 fn bad_input_is_one_sentence_a_code_and_no_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -129,7 +154,7 @@ fn bad_input_is_one_sentence_a_code_and_no_file() {
         (&[][..], 2, "no target: give --target"),
         (&["--target=/dev/vda"], 2, "--target /dev/vda: write TYPE:DEVICE"),
         (&["--target=zfs:/dev/vda"], 4, "unknown directive 'zfs'"),
-        (&[target, "--compress=rar"], 2, "there is zstd, gzip and none"),
+        (&[target, "--compress=rar"], 2, "there is packed, zstd, gzip and none"),
         (&[&config], 4, "kdump.conf line 2: unknown directive 'frobnicate'"),
         (&["--config=/nonexistent"], 3, "read the configuration /nonexistent: No such file"),
         (&[target, "--drivers=virtio_blkk"], 3, "no kernel module 'virtio_blkk'"),

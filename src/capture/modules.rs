@@ -1,7 +1,7 @@
 //! Loads the kernel modules the initramfs carries, as modprobe would: by name or alias, each behind what it needs.
 //!
 //! Works from `modules.dep`, `modules.alias`, `modules.softdep` and `modules.builtin` as depmod writes them
-//! (`modules.dep(5)`), with uncompressed modules. Two users: [`coldplug`], which loads what the devices of this machine
+//! (`modules.dep(5)`), with modules as they are or packed by zstd. Two users: [`coldplug`], which loads what the devices of this machine
 //! ask for, and the `modprobe` applet, through which the kernel asks for what it finds missing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::initramfs::modinfo;
 
 /// What the tables of one kernel say.
 #[derive(Debug, Default)]
@@ -233,12 +234,27 @@ impl Loader {
     }
 }
 
+/// Loads the module in the file at `path`, or, where that is packed, in the one called the same and `.zst`. Of what was
+/// packed nothing is left once it is loaded but the empty file: memory is short here.
 fn insert(path: &Path) -> Result<()> {
     use rustix::io::Errno;
-    let file = File::open(path).context(|| format!("open module {}", path.display()))?;
-    match rustix::system::finit_module(&file, c"", 0) {
+    let packed = path.with_extension("ko.zst");
+    let result = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if std::fs::metadata(&packed).is_ok_and(|m| m.len() == 0) {
+                return Ok(());
+            }
+            rustix::system::init_module(&modinfo::read_module(&packed)?, c"")
+        }
+        file => {
+            let file = file.context(|| format!("open module {}", path.display()))?;
+            rustix::system::finit_module(&file, c"", 0)
+        }
+    };
+    match result {
         Ok(()) => {
             log::debug!("loaded {}", path.display());
+            let _ = File::options().write(true).truncate(true).open(&packed);
             Ok(())
         }
         Err(Errno::EXIST | Errno::ALREADY | Errno::NODEV) => Ok(()),

@@ -44,15 +44,16 @@ pub fn reach_target(config: &Config) -> Result<()> {
             Loader::new(Database::default())
         }
     };
-    let count = modules::coldplug(&mut loader);
-    log::info!("devices of this machine made {count} module requests load something");
     let rule = "name one in /etc/kdump.conf (ext4 /dev/vda1) or by kdump.target=ext4:/dev/vda1";
     let none = || Error::new(Kind::Missing, format!("no target is configured: {rule}"));
     let target = config.target.as_ref().ok_or_else(none)?;
+    // The largest module as a rule: while most memory is free.
     if let Err(e) = loader.load(&format!("fs-{}", target.fs)) {
         // It may be compiled in; mount decides.
         log::debug!("{e}");
     }
+    let count = modules::coldplug(&mut loader);
+    log::info!("devices of this machine made {count} module requests load something");
     let start = Instant::now();
     let path = loop {
         if let Some(path) = device::find(&target.device) {

@@ -37,8 +37,8 @@ struct Options {
     /// another file to put in, under its own path or under PATH
     #[argh(option, arg_name = "FILE[:PATH]")]
     add: Vec<String>,
-    /// zstd (default, Linux 5.9 or newer), gzip or none
-    #[argh(option, arg_name = "METHOD", default = "String::from(\"zstd\")")]
+    /// packed (default: least memory, any kernel), zstd (smallest file, Linux 5.9 or newer), gzip or none
+    #[argh(option, arg_name = "METHOD", default = "String::from(\"packed\")")]
     compress: String,
     /// the binary to put in (default: this one)
     #[argh(option, arg_name = "FILE")]
@@ -86,10 +86,11 @@ fn usage(message: impl Into<String>) -> Error {
 fn try_run(options: &Options) -> Result<()> {
     let output = options.output.as_deref().ok_or_else(|| usage("give the file to write: --output FILE"))?;
     let compression = match options.compress.as_str() {
+        "packed" => Compression::Packed,
         "zstd" => Compression::Zstd,
         "gzip" => Compression::Gzip,
         "none" => Compression::None,
-        other => return Err(usage(format!("--compress {other}: there is zstd, gzip and none"))),
+        other => return Err(usage(format!("--compress {other}: there is packed, zstd, gzip and none"))),
     };
     let (text, config) = configuration(options)?;
     let (dir, release) = kernel(options)?;
@@ -193,7 +194,7 @@ fn report(options: &Options, output: &Path, image: &Image, closure: &Closure) {
         }
     }
     println!(
-        "{}: {} bytes, {} unpacked: binary {}, {} modules {}",
+        "{}: {} bytes, archive {}: binary {}, {} modules {}",
         output.display(),
         image.bytes.len(),
         image.unpacked,

@@ -106,7 +106,10 @@ impl Archive {
                 self.releases.push(release.to_owned());
             }
             if file.contains(".ko") {
-                self.modules = self.modules.saturating_add(size);
+                // Packed ones by zstd say what they come to.
+                let whole =
+                    file.ends_with(".zst").then(|| zstd::zstd_safe::get_frame_content_size(data).ok().flatten());
+                self.modules = self.modules.saturating_add(whole.flatten().filter(|w| *w <= 1 << 30).unwrap_or(size));
             }
         }
         match inside {
@@ -129,7 +132,10 @@ mod tests {
         let file = |path: &str, size| Entry { path: path.into(), node: Node::File(vec![7; size]), mode: 0o644 };
         let link = Entry { path: "sbin/kdump-save".into(), node: Node::Link("/init".into()), mode: 0o777 };
         let conf = Entry { path: "etc/kdump.conf".into(), node: Node::File(b"path /x\n".to_vec()), mode: 0o644 };
-        cpio::archive(&[file("usr/lib/modules/6.1/a.ko", 5000), file("init", 1), link, conf]).expect("an archive")
+        let packed = zstd::bulk::compress(&[7; 3000], 1).expect("packed");
+        let packed = Entry { path: "usr/lib/modules/6.1/b.ko.zst".into(), node: Node::File(packed), mode: 0o644 };
+        cpio::archive(&[file("usr/lib/modules/6.1/a.ko", 2000), packed, file("init", 1), link, conf])
+            .expect("an archive")
     }
 
     #[test]
@@ -138,12 +144,12 @@ mod tests {
         file.resize(file.len().next_multiple_of(512), 0);
         let plain = Archive::read(&file).expect("reads");
         assert_eq!((plain.modules, plain.config.as_deref(), plain.ours), (5000, Some("path /x\n"), true));
-        // Four of ours, the manifest and its end.
-        assert_eq!((plain.entries, plain.unpacked), (6, 6 * INODE + 6 * PAGE_SIZE));
+        // Five of ours, the manifest and its end.
+        assert_eq!((plain.entries, plain.unpacked), (7, 7 * INODE + 6 * PAGE_SIZE));
         assert_eq!(plain.releases, ["6.1"]);
         file.extend(zstd::encode_all(&image()[..], 1).expect("packed"));
         let both = Archive::read(&file).expect("reads");
-        assert_eq!((both.modules, both.entries), (10000, 12));
+        assert_eq!((both.modules, both.entries), (10000, 14));
         assert_eq!(both.packed, file.len() as u64);
     }
 

@@ -68,17 +68,24 @@ pub fn save(
     let kept = &filtered.kept;
     report.kept = kept.count();
     let (notes, note_len) = note_areas(core);
-    let (mut pieces, of_image) = layout(core, kept);
+    let first = first(core, filtered);
+    // What is first in long runs, the kernel's image above all, has segments of its own.
+    let images: Vec<_> = first.runs().filter(|run| run.end - run.start >= GAP).collect();
+    let (mut pieces, of_image) = layout(core, kept, &images);
     let count = 1 + pieces.len() + of_image;
     let section = if count >= PN_XNUM { SHDR } else { 0 };
     let notes_at = EHDR + count as u64 * PHDR + section;
     let data = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
     check(limit, data)?;
-    let first = first(core, filtered);
     let mut file_end = data;
-    for of_first in [true, false] {
+    let rank = |piece: &Piece| {
+        let pfns = piece.phys.start() / PAGE_SIZE..piece.phys.end().div_ceil(PAGE_SIZE);
+        let image = images.iter().any(|image| image.start <= pfns.start && pfns.end <= image.end);
+        [image, first.any(pfns), true].iter().position(|of_this| *of_this)
+    };
+    for this in 0..3 {
         for piece in pieces.iter_mut().filter(|piece| !piece.phys.is_empty()) {
-            if first.any(piece.phys.start() / PAGE_SIZE..piece.phys.end().div_ceil(PAGE_SIZE)) == of_first {
+            if rank(piece) == Some(this) {
                 piece.offset = file_end;
                 file_end += piece.phys.len();
             }
@@ -125,10 +132,10 @@ fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Result<Vec<
 }
 
 /// The pieces without their offsets, and how many headers their aliases in the kernel's image take.
-fn layout(core: &Vmcore, kept: &Bitmap) -> (Vec<Piece>, usize) {
+fn layout(core: &Vmcore, kept: &Bitmap, images: &[std::ops::Range<u64>]) -> (Vec<Piece>, usize) {
     let mut gap = GAP;
     loop {
-        let pieces = pieces(core, kept, gap);
+        let pieces = pieces(core, kept, gap, images);
         let aliases = aliases(core, &pieces).count();
         if 1 + pieces.len() + aliases < PN_XNUM || gap >= MAX_GAP {
             return (pieces, aliases);
@@ -137,8 +144,11 @@ fn layout(core: &Vmcore, kept: &Bitmap) -> (Vec<Piece>, usize) {
     }
 }
 
-fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
+fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64, images: &[std::ops::Range<u64>]) -> Vec<Piece> {
     let mut pieces = Vec::new();
+    let cuts: Vec<u64> = images.iter().flat_map(|image| [image.start, image.end]).collect();
+    // Whether a piece that ends at `to` ends there, though `pfn` is kept too.
+    let cut = |to: u64, pfn: u64| cuts.get(cuts.partition_point(|cut| *cut < to)).is_some_and(|cut| *cut <= pfn);
     for segment in whole(core.segments()) {
         let (start, end) = (segment.phys.start(), segment.phys.end());
         let last = end.div_ceil(PAGE_SIZE);
@@ -156,7 +166,7 @@ fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64) -> Vec<Piece> {
         while let Some(from) = next {
             let mut to = from + 1;
             next = inside(kept.next(to));
-            while let Some(pfn) = next.filter(|pfn| pfn - to < gap) {
+            while let Some(pfn) = next.filter(|pfn| pfn - to < gap && !cut(to, *pfn)) {
                 to = pfn + 1;
                 next = inside(kept.next(to));
             }

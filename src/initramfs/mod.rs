@@ -8,3 +8,4 @@ pub mod build;
 pub mod closure;
 pub mod cpio;
 pub mod modinfo;
+pub mod packed;
