@@ -11,7 +11,7 @@ mod watchdog;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
@@ -41,9 +41,6 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("/proc/sys/kernel/printk_devkmsg", "on"),
     // ext4 and the crypto API ask for modules by name; the path is a build option of the kernel.
     ("/proc/sys/kernel/modprobe", "/sbin/modprobe"),
-    // Dirty pages are the one thing that grows with the dump; the crash kernel has no memory for them.
-    ("/proc/sys/vm/dirty_bytes", "16777216"),
-    ("/proc/sys/vm/dirty_background_bytes", "4194304"),
     ("/proc/sys/vm/overcommit_memory", "1"),
     // The saver may be killed for memory; the machine must not panic a second time over it.
     ("/proc/sys/vm/panic_on_oom", "0"),
@@ -174,22 +171,24 @@ fn capture(config: &Config) -> Result<()> {
 /// Saves; where the saver dies of a signal, another goes on with a wider rung.
 fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
     let mut again: Option<Again> = None;
+    let mut told: Option<Instant> = None;
     loop {
         let rung = again.as_ref().map(|again| again.rung.to_string());
-        let told = again.as_ref().map(|again| {
+        let going_on = again.as_ref().map(|again| {
             let directory = again.directory.as_ref().and_then(|d| d.to_str());
             [("--rung", rung.as_deref()), ("--failure", Some(again.reason.as_str())), ("--directory", directory)]
         });
-        let arguments: Vec<&str> = options(told.as_ref().map_or(&[], |told| told.as_slice()));
+        let arguments: Vec<&str> = options(going_on.as_ref().map_or(&[], |told| told.as_slice()));
         let stage = Stage { name: "save", patience: Patience::Stall(config.stall_timeout), arguments: &arguments };
         let saved = supervise(&stage, &mut |message| match message {
             Message::Directory(path) => attempts.directory = Some(path.clone()),
             Message::Rung(rung) => attempts.reached = Some(*rung),
-            Message::Done(done, total) => {
+            Message::Done(done, total) if told.is_none_or(|told| told.elapsed() >= TELL) => {
+                told = Some(Instant::now());
                 let percent = u128::from(*done) * 100 / u128::from((*total).max(1));
                 log::info!("{percent} % saved");
             }
-            Message::Failed(_) => {}
+            Message::Done(..) | Message::Failed(_) => {}
         });
         let killed = saved.as_ref().err().filter(|e| e.kind() == Kind::Killed).map(Error::to_string);
         match killed.and_then(|reason| Some((attempts.next(config, reason.clone())?, reason))) {
@@ -201,6 +200,9 @@ fn save(config: &Config, attempts: &mut Attempts) -> Result<()> {
         }
     }
 }
+
+/// How often the console is told how far the dump is.
+const TELL: Duration = Duration::from_secs(1);
 
 /// Options that have a value.
 fn options<'a>(all: &[(&'a str, Option<&'a str>)]) -> Vec<&'a str> {
@@ -238,6 +240,7 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>, rung: O
     let result = match name {
         "target" => run::reach_target(&config).map(|()| 0),
         "save" => {
+            bound_dirty_pages();
             let again = rung.map(|rung| Again {
                 directory: directory.map(PathBuf::from),
                 rung,
@@ -256,6 +259,25 @@ pub fn stage(name: &str, directory: Option<&str>, failure: Option<&str>, rung: O
             ExitCode::from(e.kind().save_code())
         }
     }
+}
+
+/// Dirty pages are the one thing that grows with the dump, and what can't be written yet can't be given back: a fourth of the
+/// memory that is free now, no more than 16 MiB.
+fn bound_dirty_pages() {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let dirty = dirty_bytes(&meminfo);
+    for (path, bytes) in [("dirty_bytes", dirty), ("dirty_background_bytes", dirty / 4)] {
+        let path = format!("/proc/sys/vm/{path}");
+        if let Err(e) = std::fs::write(&path, format!("{bytes}\n")) {
+            log::debug!("write {bytes} to {path}: {e}");
+        }
+    }
+}
+
+fn dirty_bytes(meminfo: &str) -> u64 {
+    let free = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.split_whitespace().next()?.parse().ok());
+    let free: u64 = free.unwrap_or(0);
+    (free.saturating_mul(1024) / 4).clamp(1 << 20, 16 << 20)
 }
 
 /// Compares the initramfs with the manifest it begins with.
@@ -290,6 +312,18 @@ fn truncated(manifest: &str, size: impl Fn(&str) -> Option<u64>) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dirty_pages_take_a_part_of_what_is_free() {
+        for (meminfo, bytes) in [
+            ("MemTotal: 80000 kB\nMemFree:   8192 kB\n", 2 << 20),
+            ("MemFree: 1 kB\n", 1 << 20),
+            ("MemFree: 1000000 kB\n", 16 << 20),
+            ("", 1 << 20),
+        ] {
+            assert_eq!(dirty_bytes(meminfo), bytes, "{meminfo}");
+        }
+    }
 
     #[test]
     fn a_truncated_image_is_told_by_its_manifest() {

@@ -97,8 +97,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("vmcore", &["error", "mem", "abi", "sys", "codec"]),
     ("target", &["error", "mem", "abi", "sys"]),
     ("dump", &["error", "mem", "abi", "sys", "codec", "vmcore", "target"]),
-    ("capture", &["error", "mem", "abi", "sys", "vmcore", "target", "dump"]),
-    ("initramfs", &["error", "mem", "abi", "sys"]),
+    ("capture", &["error", "mem", "abi", "sys", "codec", "vmcore", "target", "dump"]),
+    ("initramfs", &["error", "mem", "abi", "sys", "codec"]),
 ];
 
 const DRIVERS: [&str; 3] = ["cli", "init", "crashkernel"];

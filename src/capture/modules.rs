@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::codec;
 use crate::error::{Context, Error, Kind, Result};
-use crate::initramfs::modinfo;
+
+/// Bound on an unpacked module: more does not go into memory reserved for a crash kernel.
+const MODULE_MAX: u64 = 1 << 28;
 
 /// What the tables of one kernel say.
 #[derive(Debug, Default)]
@@ -244,7 +247,9 @@ fn insert(path: &Path) -> Result<()> {
             if std::fs::metadata(&packed).is_ok_and(|m| m.len() == 0) {
                 return Ok(());
             }
-            rustix::system::init_module(&modinfo::read_module(&packed)?, c"")
+            let what = || format!("unpack module {}", packed.display());
+            let bytes = std::fs::read(&packed).context(what)?;
+            rustix::system::init_module(&codec::zstd::decode(&bytes, MODULE_MAX).context(what)?, c"")
         }
         file => {
             let file = file.context(|| format!("open module {}", path.display()))?;

@@ -3,3 +3,4 @@
 
 pub mod lzo;
 pub mod snappy;
+pub mod zstd;

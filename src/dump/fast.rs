@@ -2,13 +2,18 @@
 
 use super::padded::{MAX_INPUT, Padded};
 
-/// Bits of a hash. A page has 4096 places; twice as many slots keep most of them apart.
-const HASH_BITS: u32 = 13;
+/// Bits of a hash. A page has 4096 places; as many slots are quicker cleared than twice as many, and keep enough apart.
+const HASH_BITS: u32 = 12;
 /// Behind this many bytes from the end no repeat begins.
 const TAIL: usize = 12;
 /// Repeats in LZO's short form.
 const SHORT_LEN: usize = 8;
 const SHORT_DISTANCE: usize = 0x800;
+/// The longest repeat whose length is in LZO's instruction.
+const INSTRUCTION_LEN: usize = 33;
+/// The longest repeat of snappy's, and what is left of a longer one that can't be cut there.
+const COPY_LEN: usize = 64;
+const COPY_LESS: usize = 60;
 /// The longest distance of an instruction of three bytes: longer inputs are not for this.
 const _: () = assert!(MAX_INPUT <= 0x4000);
 
@@ -16,17 +21,29 @@ const _: () = assert!(MAX_INPUT <= 0x4000);
 pub struct Finder {
     table: Box<[u16; 1 << HASH_BITS]>,
     page: Padded,
+    /// What is written, and may be longer than a page.
+    out: Padded,
 }
 
 impl Default for Finder {
     fn default() -> Self {
-        Self { table: Box::new([0; 1 << HASH_BITS]), page: Padded::new() }
+        Self { table: Box::new([0; 1 << HASH_BITS]), page: Padded::new(), out: Padded::new() }
     }
 }
 
+/// A repeat, and the literals before it.
+struct Found {
+    /// Where the literals are, and how many.
+    at: usize,
+    count: usize,
+    distance: usize,
+    len: usize,
+}
+
 impl Finder {
-    /// Calls `found` with the literals before each repeat, its distance and its length; the literals left at the end.
-    fn search<'a>(&mut self, page: &'a [u8], mut found: impl FnMut(&'a [u8], usize, usize)) -> &'a [u8] {
+    /// Calls `found` for each repeat; where the literals begin that are left at the end.
+    #[inline(always)]
+    fn search(&mut self, page: &[u8], mut found: impl FnMut(&mut Padded, &Padded, Found)) -> usize {
         self.page.fill(page);
         // A slot nobody has filled says that the hash was seen at the page's beginning: a look there tells.
         self.table.fill(0);
@@ -46,12 +63,12 @@ impl Finder {
                 continue;
             }
             let len = 4 + copy.common(from + 4, at + 4, page.len());
-            found(&page[anchor..at], at - from, len);
+            found(&mut self.out, copy, Found { at: anchor, count: at - anchor, distance: at - from, len });
             at += len;
             anchor = at;
             step = 32;
         }
-        &page[anchor..]
+        anchor
     }
 
     /// Writes `page` as an LZO1X stream to `out`; its length, `None` if it does not fit or is longer than
@@ -60,22 +77,28 @@ impl Finder {
         if page.len() > MAX_INPUT {
             return None;
         }
-        let mut out = Out { bytes: out, len: 0 };
-        let rest = self.search(page, |literals, distance, len| {
-            lzo_literals(&mut out, literals);
+        let mut to = 0;
+        let rest = self.search(page, |out, page, Found { at, count, distance, len }| {
+            to = lzo_literals(out, to, page, at, count);
             let distance = distance - 1;
-            if len <= SHORT_LEN && distance < SHORT_DISTANCE {
-                out.put((len - 1) << 5 | (distance & 7) << 2);
-                out.put(distance >> 3);
+            if len <= INSTRUCTION_LEN {
+                // Both forms at once: which one it is, nobody could foretell.
+                let short = (len <= SHORT_LEN) & (distance < SHORT_DISTANCE);
+                let two = (len - 1) << 5 | (distance & 7) << 2 | (distance >> 3) << 8;
+                let three = 32 | (len - 2) | distance << 10;
+                out.store4(to, if short { two } else { three } as u32);
+                to += 3 - usize::from(short);
                 return;
             }
-            lzo_length(&mut out, 32, len - 2, 31);
-            out.put(distance << 2);
-            out.put(distance >> 6);
+            to = lzo_length(out, to, 32, len - 2, 31);
+            out.store4(to, (distance << 2) as u32);
+            to += 2;
         });
-        lzo_literals(&mut out, rest);
-        out.append(&[17, 0, 0]);
-        out.finish()
+        if rest < page.len() {
+            to = lzo_literals(&mut self.out, to, &self.page, rest, page.len() - rest);
+        }
+        self.out.store4(to, 17);
+        self.finish(to + 3, out)
     }
 
     /// Writes `page` as a snappy block to `out`; its length, `None` if it does not fit or is longer than
@@ -84,106 +107,97 @@ impl Finder {
         if page.len() > MAX_INPUT {
             return None;
         }
-        let mut out = Out { bytes: out, len: 0 };
-        let mut size = page.len();
+        let (mut to, mut size) = (0, page.len());
         while size >= 0x80 {
-            out.put(size | 0x80);
+            self.out.store4(to, (size | 0x80) as u32);
+            to += 1;
             size >>= 7;
         }
-        out.put(size);
-        let rest = self.search(page, |literals, distance, mut len| {
-            snappy_literals(&mut out, literals);
-            // Pieces of at most 64, none of them shorter than a copy can be.
-            while len > 0 {
-                let now = if len < 68 { len.min(64 - 4 * usize::from(len > 64)) } else { 64 };
-                if now < 12 && distance < 0x800 {
-                    out.put(1 | (now - 4) << 2 | (distance >> 8) << 5);
-                    out.put(distance);
-                } else {
-                    out.put(2 | (now - 1) << 2);
-                    out.put(distance);
-                    out.put(distance >> 8);
-                }
+        self.out.store4(to, size as u32);
+        to += 1;
+        let rest = self.search(page, |out, page, Found { at, count, distance, mut len }| {
+            to = snappy_literals(out, to, page, at, count);
+            // In pieces, none of them shorter than a copy can be.
+            while len > COPY_LEN {
+                let now = if len < COPY_LEN + 4 { COPY_LESS } else { COPY_LEN };
+                out.store4(to, (2 | (now - 1) << 2 | distance << 8) as u32);
+                to += 3;
                 len -= now;
             }
+            let short = (len < 12) & (distance < 0x800);
+            let two = 1 | (len.wrapping_sub(4) & 7) << 2 | (distance >> 8) << 5 | (distance & 255) << 8;
+            let three = 2 | (len - 1) << 2 | distance << 8;
+            out.store4(to, if short { two } else { three } as u32);
+            to += 3 - usize::from(short);
         });
-        snappy_literals(&mut out, rest);
-        out.finish()
+        to = snappy_literals(&mut self.out, to, &self.page, rest, page.len() - rest);
+        self.finish(to, out)
+    }
+
+    /// Gives away the `len` bytes that were written, if they fit.
+    fn finish(&self, len: usize, out: &mut [u8]) -> Option<usize> {
+        out.get_mut(..len)?.copy_from_slice(self.out.first(len));
+        Some(len)
     }
 }
 
-/// Output that may turn out too small; then `len` says by how much.
-struct Out<'a> {
-    bytes: &'a mut [u8],
-    len: usize,
-}
-
-impl Out<'_> {
-    /// Appends the low byte of `value`.
-    fn put(&mut self, value: usize) {
-        if let Some(byte) = self.bytes.get_mut(self.len) {
-            *byte = value as u8;
-        }
-        self.len += 1;
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            room.copy_from_slice(bytes);
-        }
-        self.len += bytes.len();
-    }
-
-    fn finish(self) -> Option<usize> {
-        (self.len <= self.bytes.len()).then_some(self.len)
-    }
-}
-
-/// `value` in the low bits of an instruction, or 0 there and what is above `max` behind it.
-fn lzo_length(out: &mut Out<'_>, instruction: usize, value: usize, max: usize) {
+/// `value` in the low bits of an instruction, or 0 there and what is above `max` behind it; where that ends.
+fn lzo_length(out: &mut Padded, mut to: usize, instruction: usize, value: usize, max: usize) -> usize {
     if value <= max {
-        return out.put(instruction | value);
+        out.store4(to, (instruction | value) as u32);
+        return to + 1;
     }
-    out.put(instruction);
+    out.store4(to, instruction as u32);
+    to += 1;
     let mut rest = value - max;
     while rest > 255 {
-        out.put(0);
+        out.store4(to, 0);
+        to += 1;
         rest -= 255;
     }
-    out.put(rest);
+    out.store4(to, rest as u32);
+    to + 1
 }
 
-fn lzo_literals(out: &mut Out<'_>, literals: &[u8]) {
-    match literals.len() {
-        0 => {}
-        count if out.len == 0 && count <= 238 => out.put(17 + count),
-        count @ 1..=3 => {
-            // In the last instruction's distance, which is its next to last byte.
-            let at = out.len - 2;
-            if let Some(byte) = out.bytes.get_mut(at) {
-                *byte |= count as u8;
-            }
-        }
-        count => lzo_length(out, 0, count - 3, 15),
+/// Writes `count` literals from `at` of `page` on; where they end.
+#[inline(always)]
+fn lzo_literals(out: &mut Padded, mut to: usize, page: &Padded, at: usize, count: usize) -> usize {
+    if count <= 3 && to > 0 {
+        // In the last instruction's distance, which is its next to last byte.
+        out.or(to - 2, count as u8);
+        out.store4(to, page.load4(at));
+        return to + count;
     }
-    out.append(literals);
+    if to == 0 && count <= 238 {
+        out.store4(0, 17 + count as u32);
+        to = 1;
+    } else {
+        to = lzo_length(out, to, 0, count - 3, 15);
+    }
+    out.copy(to, page, at, count);
+    to + count
 }
 
-fn snappy_literals(out: &mut Out<'_>, literals: &[u8]) {
-    let Some(last) = literals.len().checked_sub(1) else { return };
-    match last {
-        0..60 => out.put(last << 2),
-        60..256 => {
-            out.put(60 << 2);
-            out.put(last);
+/// Writes `count` literals from `at` of `page` on; where they end.
+#[inline(always)]
+fn snappy_literals(out: &mut Padded, mut to: usize, page: &Padded, at: usize, count: usize) -> usize {
+    let last = count.wrapping_sub(1);
+    match count {
+        0..=60 => {
+            out.store4(to, (last << 2) as u32);
+            to += usize::from(count > 0);
+        }
+        61..=256 => {
+            out.store4(to, (60 << 2 | last << 8) as u32);
+            to += 2;
         }
         _ => {
-            out.put(61 << 2);
-            out.put(last);
-            out.put(last >> 8);
+            out.store4(to, (61 << 2 | last << 8) as u32);
+            to += 3;
         }
     }
-    out.append(literals);
+    out.copy(to, page, at, count);
+    to + count
 }
 
 #[cfg(test)]
@@ -210,7 +224,7 @@ mod tests {
     #[test]
     fn pages_come_back_and_get_smaller() {
         let mut finder = Finder::default();
-        for len in [1, 2, 3, 4, 11, 12, 13, 238, 239, 4095, 4096, MAX_INPUT] {
+        for len in [0, 1, 2, 3, 4, 11, 12, 13, 238, 239, 4095, 4096, MAX_INPUT] {
             round_trip(&mut finder, &vec![7; len]);
             let text: Vec<u8> = (0..len).map(|i| (i / 40 + i % 7) as u8).collect();
             round_trip(&mut finder, &text);

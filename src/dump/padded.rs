@@ -38,6 +38,19 @@ impl Padded {
         self.0[at..at + 8].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
+    /// Writes `word` to `at`.
+    #[inline(always)]
+    pub fn store4(&mut self, at: usize, word: u32) {
+        let at = at % ROOM;
+        self.0[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// Adds `bits` to the byte at `at`.
+    #[inline(always)]
+    pub fn or(&mut self, at: usize, bits: u8) {
+        self.0[at % ROOM] |= bits;
+    }
+
     /// Copies `count` bytes of `from`, those at `start`, to `at`; up to [`WIDE`] of them at once.
     #[inline(always)]
     pub fn copy(&mut self, at: usize, from: &Self, start: usize, count: usize) {

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::codec;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The parts of `.modinfo` that decide what else a module needs.
@@ -56,29 +57,16 @@ pub fn read_module(path: &Path) -> Result<Vec<u8>> {
             let file: &mut dyn Read = &mut std::io::BufReader::new(file);
             lzma_rust2::XzReader::new(file, true).take(MODULE_MAX).read_to_end(&mut data)
         }
-        "zst" => return unzstd(file).map_err(|e| broken(&e)),
+        "zst" => {
+            let mut packed = Vec::new();
+            let read = file.take(MODULE_MAX).read_to_end(&mut packed);
+            return read.and_then(|_| codec::zstd::decode(&packed, MODULE_MAX)).map_err(|e| broken(&e));
+        }
         "gz" => return gunzip(path, file),
         _ => file.take(MODULE_MAX).read_to_end(&mut data),
     };
     read.map_err(|e| broken(&e))?;
     Ok(data)
-}
-
-/// The module's file, zstd (RFC 8878). Where it says its size, without a window beside the result: `init` does this where
-/// memory is short.
-fn unzstd(file: File) -> std::io::Result<Vec<u8>> {
-    let mut packed = Vec::new();
-    file.take(MODULE_MAX).read_to_end(&mut packed)?;
-    let size = zstd::zstd_safe::get_frame_content_size(&packed).ok().flatten().filter(|size| *size <= MODULE_MAX);
-    let whole = size.and_then(|size| zstd::bulk::decompress(&packed, usize::try_from(size).ok()?).ok());
-    whole.map_or_else(
-        || {
-            let mut data = Vec::new();
-            zstd::Decoder::new(&packed[..])?.take(MODULE_MAX).read_to_end(&mut data)?;
-            Ok(data)
-        },
-        Ok,
-    )
 }
 
 /// The module's file, gzip (RFC 1952) with or without a name field.

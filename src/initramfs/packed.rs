@@ -2,22 +2,13 @@
 //! holds it compressed, unpacks it into a memory file (`memfd_create(2)`) and starts that in its own place.
 //!
 //! The archive's worst moment is its end, when what is packed and what is unpacked are both there and the kernel still holds
-//! what it frees before it starts init: some 10 MB on Debian's 6.1. Our code is `packed.S`, assembled into this binary and
-//! copied, as the purgatory is.
-// UNSAFETY: the bounds of the assembled text are linker symbols.
-#![expect(unsafe_code)]
+//! what it frees before it starts init: some 10 MB on Debian's 6.1. Our code is `sys/packed.S`, assembled into this binary
+//! and copied, as the purgatory is.
 
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::error::{Error, Kind, Result};
-
-core::arch::global_asm!(include_str!("packed.S"));
-
-unsafe extern "C" {
-    safe static kdumpbox_packed_start: u8;
-    safe static kdumpbox_packed_entry: u8;
-    safe static kdumpbox_packed_end: u8;
-}
+use crate::sys;
 
 /// The unpacker reads so many bytes behind the stream.
 const SLACK: usize = 8;
@@ -70,11 +61,10 @@ struct Headers {
 /// # Errors
 /// [`Kind::System`] if it can't be compressed.
 pub fn pack(program: &[u8], process: Option<u32>) -> Result<Vec<u8>> {
-    let text = text();
+    let (text, entry) = sys::unpacker();
     let fields = Fields { size: size(program.len()), process: process.map_or(0, u64::from) };
     let stream = deflate(program)?;
     let bytes = size_of::<Headers>().saturating_add(text.len()).saturating_add(stream.len()).saturating_add(SLACK);
-    let entry = (&raw const kdumpbox_packed_entry).addr().wrapping_sub((&raw const kdumpbox_packed_start).addr());
     let headers = headers(size(bytes), ADDRESS.wrapping_add(size(size_of::<Headers>().wrapping_add(entry))));
     let mut file = Vec::with_capacity(bytes);
     file.extend_from_slice(headers.as_bytes());
@@ -87,13 +77,6 @@ pub fn pack(program: &[u8], process: Option<u32>) -> Result<Vec<u8>> {
 
 fn size(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
-}
-
-fn text() -> &'static [u8] {
-    let start = &raw const kdumpbox_packed_start;
-    let len = (&raw const kdumpbox_packed_end).addr().wrapping_sub(start.addr());
-    // SAFETY: both symbols bound one section of read-only text.
-    unsafe { std::slice::from_raw_parts(start, len) }
 }
 
 fn deflate(program: &[u8]) -> Result<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! Every system call that needs `unsafe`, wrapped so that no caller can misuse it.
-// UNSAFETY: mappings of files; kexec system calls and interface flags, which no crate wraps; symbols of glibc.
+// UNSAFETY: mappings of files; kexec system calls and interface flags, which no crate wraps; symbols of glibc, and of the
+// assembled text.
 #![expect(unsafe_code)]
 
 pub mod privcmd;
@@ -268,4 +269,21 @@ mod glibc {
         ".size __libc_resp, 8",
         ".popsection",
     );
+}
+
+core::arch::global_asm!(include_str!("packed.S"));
+
+unsafe extern "C" {
+    safe static kdumpbox_packed_start: u8;
+    safe static kdumpbox_packed_entry: u8;
+    safe static kdumpbox_packed_end: u8;
+}
+
+/// The code of a program that unpacks another (`packed.S`), fields at its start, and the offset at which it is entered.
+pub fn unpacker() -> (&'static [u8], usize) {
+    let start = &raw const kdumpbox_packed_start;
+    let offset = |symbol: *const u8| symbol.addr().wrapping_sub(start.addr());
+    // SAFETY: both symbols bound one section of read-only text.
+    let text = unsafe { std::slice::from_raw_parts(start, offset(&raw const kdumpbox_packed_end)) };
+    (text, offset(&raw const kdumpbox_packed_entry))
 }

