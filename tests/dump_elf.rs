@@ -5,7 +5,7 @@ mod support;
 use std::process::{Command, Output};
 
 use support::kdump::{Kdump, Page};
-use support::kernel::{Kernel, V4_19, V6_1, V6_12};
+use support::kernel::{Kernel, RAM, Use, V4_19, V6_1, V6_12};
 use support::log::{Record, RingShape};
 use support::machine::{IMAGE, PAGE};
 use support::room::Room;
@@ -185,6 +185,27 @@ fn memory_that_only_a_lie_of_the_headers_names_costs_nothing() {
     assert!(said.contains("bytes of memory are named by a file of"), "{said}");
     let (dump, plain) = (Kdump::open(&case.0.path("dump")), Kdump::open(&case.0.path("plain")));
     assert!(dump.max_mapnr == plain.max_mapnr && dump.kept() == plain.kept());
+}
+
+#[test]
+fn long_runs_that_are_not_the_kernels_lie_behind_its_memory() {
+    let mut kernel = Kernel::new(V6_12, 4);
+    // Free, with kernel memory before and behind; a huge page and a free block at the end.
+    let runs = [(0x120_0000 / PAGE, 512), (RAM[1].0 / PAGE + 512, 1536)];
+    kernel.set(runs[0].0, Use::Buddy(9));
+    let case = Case::new(kernel);
+    case.run("kdump-save", &["-q", "-E", "-d", "0", "core", "dump"]);
+    let elf = Elf::open(&case.0.path("dump"));
+    let offset = |pfn: u64| {
+        let covers = |l: &&Load| l[1] < IMAGE && l[2] <= pfn * PAGE && pfn * PAGE < l[2] + l[3];
+        let [offset, _, start, ..] = elf.loads.iter().find(covers).expect("every page is there");
+        offset + pfn * PAGE - start
+    };
+    let (late, before): (Vec<u64>, Vec<u64>) =
+        Kernel::pfns().partition(|pfn| runs.iter().any(|(start, count)| (*start..start + count).contains(pfn)));
+    assert!(late.iter().all(|pfn| case.0.kernel.use_of(*pfn).droppable(31)));
+    let before = before.into_iter().map(offset).max().expect("pages");
+    assert!(late.into_iter().all(|pfn| offset(pfn) > before), "{:x?}", elf.loads);
 }
 
 #[test]

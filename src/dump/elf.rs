@@ -25,6 +25,10 @@ use crate::vmcore::{Load, Reader, Vmcore};
 const GAP: u64 = 256;
 /// Gaps grow up to this while there are more program headers than `e_phnum` counts.
 const MAX_GAP: u64 = 1 << 13;
+/// Struct pages and what is not the kernel's have segments of their own in runs of this many pages; they grow as gaps do.
+const LONG: u64 = 1 << 9;
+/// Runs of pages that have segments of their own: of what is first (the kernel's image above all), struct pages, the rest.
+type Runs = [Vec<std::ops::Range<u64>>; 3];
 /// `PN_XNUM`: the number of program headers is in the first section header.
 const PN_XNUM: usize = 0xffff;
 const EHDR: u64 = 64;
@@ -69,23 +73,29 @@ pub fn save(
     report.kept = kept.count();
     let (notes, note_len) = note_areas(core);
     let first = first(core, filtered);
-    // What is first in long runs, the kernel's image above all, has segments of its own.
-    let images: Vec<_> = first.runs().filter(|run| run.end - run.start >= GAP).collect();
-    let (mut pieces, of_image) = layout(core, kept, &images);
+    let long = [(&first, GAP), (&filtered.struct_pages, LONG), (&filtered.rest, LONG)];
+    let long = long.map(|(pages, least)| pages.runs().filter(|run| run.end - run.start >= least).collect::<Vec<_>>());
+    let (mut pieces, of_image) = layout(core, kept, &long);
     let count = 1 + pieces.len() + of_image;
     let section = if count >= PN_XNUM { SHDR } else { 0 };
     let notes_at = EHDR + count as u64 * PHDR + section;
     let data = (notes_at + note_len).next_multiple_of(PAGE_SIZE);
     check(limit, data)?;
     let mut file_end = data;
+    // As [`Order`] has it, by segments: the kernel's image, what else has pages that go first, other memory of the kernel,
+    // struct pages, the rest.
     let rank = |piece: &Piece| {
         let pfns = piece.phys.start() / PAGE_SIZE..piece.phys.end().div_ceil(PAGE_SIZE);
-        let image = images.iter().any(|image| image.start <= pfns.start && pfns.end <= image.end);
-        [image, first.any(pfns), true].iter().position(|of_this| *of_this)
+        let [image, structs, rest] = long.each_ref().map(|runs| {
+            let run = runs.get(runs.partition_point(|run| run.end <= pfns.start));
+            run.is_some_and(|run| run.start <= pfns.start && pfns.end <= run.end)
+        });
+        let first = first.any(pfns);
+        [image, first, !structs && !rest, structs].iter().position(|of_this| *of_this).unwrap_or(4)
     };
-    for this in 0..3 {
+    for this in 0..5 {
         for piece in pieces.iter_mut().filter(|piece| !piece.phys.is_empty()) {
-            if rank(piece) == Some(this) {
+            if rank(piece) == this {
                 piece.offset = file_end;
                 file_end += piece.phys.len();
             }
@@ -132,10 +142,14 @@ fn zero_pages(core: &Vmcore, filtered: &Filtered, threads: usize) -> Result<Vec<
 }
 
 /// The pieces without their offsets, and how many headers their aliases in the kernel's image take.
-fn layout(core: &Vmcore, kept: &Bitmap, images: &[std::ops::Range<u64>]) -> (Vec<Piece>, usize) {
+fn layout(core: &Vmcore, kept: &Bitmap, long: &Runs) -> (Vec<Piece>, usize) {
+    let [first, late @ ..] = long;
     let mut gap = GAP;
     loop {
-        let pieces = pieces(core, kept, gap, images);
+        let late = late.iter().flatten().filter(|run| run.end - run.start >= LONG * (gap / GAP));
+        let mut cuts: Vec<u64> = first.iter().chain(late).flat_map(|run| [run.start, run.end]).collect();
+        cuts.sort_unstable();
+        let pieces = pieces(core, kept, gap, &cuts);
         let aliases = aliases(core, &pieces).count();
         if 1 + pieces.len() + aliases < PN_XNUM || gap >= MAX_GAP {
             return (pieces, aliases);
@@ -144,9 +158,8 @@ fn layout(core: &Vmcore, kept: &Bitmap, images: &[std::ops::Range<u64>]) -> (Vec
     }
 }
 
-fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64, images: &[std::ops::Range<u64>]) -> Vec<Piece> {
+fn pieces(core: &Vmcore, kept: &Bitmap, gap: u64, cuts: &[u64]) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    let cuts: Vec<u64> = images.iter().flat_map(|image| [image.start, image.end]).collect();
     // Whether a piece that ends at `to` ends there, though `pfn` is kept too.
     let cut = |to: u64, pfn: u64| cuts.get(cuts.partition_point(|cut| *cut < to)).is_some_and(|cut| *cut <= pfn);
     for segment in whole(core.segments()) {

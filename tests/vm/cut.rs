@@ -66,6 +66,11 @@ fn case_15_half_a_dump_shows_crash_and_drgn_what_the_whole_one_shows() {
             }
             drgn_reads(dump, &kernel.release);
         }
+        let elf = save(&core, &work, "elf", &["-E", "-d", level], 0);
+        let cut = save(&core, &work, "cut", &["-E", "-d", level, "-L", &(size(&elf) / 2).to_string()], 9);
+        let said = crash(&cut, &[], &work);
+        assert!(said == expected, "level {level}, half an ELF core: {said:#?}");
+        drgn_reads(&cut, &kernel.release);
     }
     let whole = save(&core, &work, "elf", &["-E", "-d", "31"], 0);
     let elf = save(&core, &work, "cut", &["-E", "-d", "31", "-L", &(size(&whole) / 4 * 3).to_string()], 9);
