@@ -198,6 +198,20 @@ fn case_29_page_states_that_do_not_fit_the_version_free_nothing_but_guests() {
     check(&dump, &xen, "patched", 0, |f| !goes(f));
 }
 
+/// Found by fuzzing: the saver looked at each page frame of the hole below.
+#[test]
+fn memory_that_a_header_puts_terabytes_away_is_saved_at_once() {
+    let case = Case::new(&xen(States::New).core());
+    let mut core = std::fs::read(case.path("core")).expect("read");
+    // The first segment's physical address, its sixth byte: 16 TiB.
+    core[64 + 56 + 24 + 5] = 0x10;
+    std::fs::write(case.path("core"), core).expect("written");
+    let out = case.run(&["-d31", "-X", "--dry-run"], Some(&case.path("dump")));
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(8), "{said}");
+    assert!(said.contains("level 31 fell to 1") && said.contains("16128 pages: kept 42"), "{said}");
+}
+
 #[test]
 fn without_a_xen_the_option_changes_nothing() {
     let kernel = Kernel::new(V6_1, 4);

@@ -32,19 +32,27 @@ impl<'a> Order<'a> {
         Self { filtered, rounds: [none; 3] }
     }
 
-    /// The first page at or behind `from` that may go in `round`.
-    pub fn next(&self, round: usize, from: u64) -> Option<u64> {
-        match round {
-            0 => self.rounds[0].next(from),
-            1 => self.filtered.kept.next(from),
-            n => self.rounds.get(n - 1)?.next(from),
+    /// The first page at or behind `from` that may go in `round`: one that is kept. Others are not looked at one by one,
+    /// as the classes may name pages where there is no memory, as many as an address can count.
+    pub fn next(&self, round: usize, mut from: u64) -> Option<u64> {
+        let kept = &self.filtered.kept;
+        let pages = match round {
+            1 => return kept.next(from),
+            n => self.rounds.get(n.saturating_sub(1))?,
+        };
+        loop {
+            let pfn = pages.next(from)?;
+            from = kept.next(pfn)?;
+            if from == pfn {
+                return Some(pfn);
+            }
         }
     }
 
     /// Whether `pfn`, which [`Order::next`] named, does.
     pub fn has(&self, round: usize, pfn: u64) -> bool {
         let before = if round == 1 { &self.rounds[..] } else { &self.rounds[..round.saturating_sub(1)] };
-        (round == 1 || self.filtered.kept.get(pfn)) && !before.iter().any(|pages| pages.get(pfn))
+        !before.iter().any(|pages| pages.get(pfn))
     }
 }
 
