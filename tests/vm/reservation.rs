@@ -53,7 +53,7 @@ fn ours_needs() {
     let work = workdir("reserve-ours");
     let image = our_image(&kernel, &work, CONFIG, &["--drivers", "virtio_blk"]);
     let need = smallest("reserve-ours", &kernel, &image, &our_load("-s"));
-    // At 84M the kernel itself is at its end before init runs: four times of five it gets through.
+    // At 84M the kernel itself is at its end before init runs: two times of three it gets through.
     assert!(need <= 88, "we need {need}M, busybox and makedumpfile 92M");
 }
 
