@@ -1,8 +1,8 @@
 //! Loads the kernel modules the initramfs carries, as modprobe would: by name or alias, each behind what it needs.
 //!
 //! Works from `modules.dep`, `modules.alias`, `modules.softdep` and `modules.builtin` as depmod writes them
-//! (`modules.dep(5)`), with modules as they are or packed by zstd. Two users: [`coldplug`], which loads what the devices of this machine
-//! ask for, and the `modprobe` applet, through which the kernel asks for what it finds missing.
+//! (`modules.dep(5)`), with modules as they are or packed by zstd. Two users: [`coldplug`], which loads what the devices of
+//! this machine ask for, and the `modprobe` applet, through which the kernel asks for what it finds missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -86,6 +86,12 @@ fn deflate(program: &[u8]) -> Result<Vec<u8>> {
     let mut stream = vec![0; compressor.deflate_compress_bound(program.len())];
     let len = compressor.deflate_compress(program, &mut stream).map_err(|e| broken(&e))?;
     stream.truncate(len);
+    // Nobody looks again before the crash.
+    let mut again = vec![0; program.len()];
+    let unpacked = libdeflater::Decompressor::new().deflate_decompress(&stream, &mut again).map_err(|e| broken(&e))?;
+    if unpacked != program.len() || again != program {
+        return Err(broken(&"what was packed unpacks to something else"));
+    }
     Ok(stream)
 }
 
