@@ -93,13 +93,11 @@ pub fn save(
         let first = first.any(pfns);
         [image, first, !structs && !rest, structs].iter().position(|of_this| *of_this).unwrap_or(4)
     };
-    for this in 0..5 {
-        for piece in pieces.iter_mut().filter(|piece| !piece.phys.is_empty()) {
-            if rank(piece) == this {
-                piece.offset = file_end;
-                file_end += piece.phys.len();
-            }
-        }
+    let mut held: Vec<&mut Piece> = pieces.iter_mut().filter(|piece| !piece.phys.is_empty()).collect();
+    held.sort_by_cached_key(|piece| rank(piece));
+    for piece in held {
+        piece.offset = file_end;
+        file_end += piece.phys.len();
     }
     let mut all = aliases(core, &pieces).chain(pieces.iter().copied());
     let head = headers(&mut all, count, notes_at, note_len);
